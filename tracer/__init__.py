@@ -1,0 +1,3 @@
+"""regtrace: an eBPF-assisted high-resolution tracer for container-registry connections."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,164 @@
+"""Events: the one record every source delivers, and the batch that carries it. Pure: no I/O, no clock.
+
+`EVENT_DTYPE` mirrors `struct tcp_event` of bpf/tcp_event.h byte for byte (a test compares them); that header says what each
+field means. A value is valid only where its `HAS_*` bit is set in `flags`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.errors import SourceError
+
+EVENT_DTYPE = np.dtype(
+    [
+        ("ts_ns", "u8"),
+        ("skaddr", "u8"),
+        ("cgroup_id", "u8"),
+        ("bytes_received", "u8"),
+        ("bytes_acked", "u8"),
+        ("netns", "u4"),
+        ("pid", "u4"),
+        ("srtt_us", "u4"),
+        ("retransmits", "u4"),
+        ("unread_bytes", "u4"),
+        ("idle_ms", "u4"),
+        ("sk_err", "u4"),
+        ("endpoint_id", "u4"),
+        ("flags", "u4"),
+        ("reserved", "u4"),
+        ("sport", "u2"),
+        ("dport", "u2"),
+        ("family", "u2"),
+        ("old_state", "u1"),
+        ("new_state", "u1"),
+        ("saddr", "u1", (16,)),
+        ("daddr", "u1", (16,)),
+        ("comm", "S16"),
+    ]
+)
+
+Events = NDArray[np.void]
+"""A structured array of EVENT_DTYPE, shape (n_events,)."""
+
+
+class TcpState(IntEnum):
+    """The kernel's states and numbers (include/net/tcp_states.h)."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
+
+
+N_STATES = 13
+"""Length of an axis indexed by TcpState; index 0 is unused."""
+
+
+class EventFlag(IntFlag):
+    """Bits of an event's `flags`: enum tcp_event_flags of bpf/tcp_event.h."""
+
+    HAS_TASK = 1 << 0
+    HAS_CGROUP = 1 << 1
+    OWNER = 1 << 2
+    HAS_NETNS = 1 << 3
+    HAS_SADDR = 1 << 4
+    HAS_SPORT = 1 << 5
+    HAS_RECEIVED = 1 << 6
+    HAS_ACKED = 1 << 7
+    HAS_SRTT = 1 << 8
+    HAS_RETRANSMITS = 1 << 9
+    HAS_UNREAD = 1 << 10
+    HAS_IDLE = 1 << 11
+    HAS_SK_ERR = 1 << 12
+    SAMPLE = 1 << 13
+
+
+FIELD_FLAGS = {
+    "pid": EventFlag.HAS_TASK,
+    "comm": EventFlag.HAS_TASK,
+    "cgroup_id": EventFlag.HAS_CGROUP,
+    "netns": EventFlag.HAS_NETNS,
+    "saddr": EventFlag.HAS_SADDR,
+    "sport": EventFlag.HAS_SPORT,
+    "bytes_received": EventFlag.HAS_RECEIVED,
+    "bytes_acked": EventFlag.HAS_ACKED,
+    "srtt_us": EventFlag.HAS_SRTT,
+    "retransmits": EventFlag.HAS_RETRANSMITS,
+    "unread_bytes": EventFlag.HAS_UNREAD,
+    "idle_ms": EventFlag.HAS_IDLE,
+    "sk_err": EventFlag.HAS_SK_ERR,
+}
+"""Which flag says that a field is valid. Fields not listed are always valid."""
+
+
+@dataclass(frozen=True)
+class EventBatch:
+    """What a source delivered in one read.
+
+    Attributes:
+        events: EVENT_DTYPE, shape (n_events,), in the order in which the source saw them; per socket that is the order
+            of the transitions, across sockets of different CPUs `ts_ns` may step back by microseconds. Read-only.
+        source: "ebpf", "polled" or "proc"; in a replay, what the trace was recorded with.
+        resolution_ns: how exact `ts_ns` is, in ns.
+        lost: events that the source knows it lost since the batch before.
+        lost_since_ns, lost_until_ns: boottime interval [since, until) the lost ones fell in; both 0 when lost is 0.
+        early_ns: uint64, shape (n_events,): how much earlier each event may have happened; None means 0 for all.
+        endpoints: labels by endpoint id that became known with this batch (a watch list may grow while it runs).
+    """
+
+    events: Events
+    source: str
+    resolution_ns: int
+    lost: int = 0
+    lost_since_ns: int = 0
+    lost_until_ns: int = 0
+    early_ns: NDArray[np.uint64] | None = None
+    endpoints: tuple[tuple[int, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Validate and freeze.
+
+        Raises:
+            SourceError: wrong dtype or shape, a state that does not exist, or a loss without its interval.
+        """
+        if self.events.dtype != EVENT_DTYPE or self.events.ndim != 1:
+            raise SourceError(f"a batch holds {self.events.dtype} of {self.events.ndim} dimensions, not events")
+        for field in ("old_state", "new_state"):
+            states = self.events[field]
+            wrong = np.flatnonzero((states == 0) | (states >= N_STATES))
+            if wrong.size:
+                raise SourceError(f"events {wrong[:5].tolist()} have a {field} that no TCP has: {states[wrong[:5]].tolist()}")
+        if self.early_ns is not None and self.early_ns.shape != self.events.shape:
+            raise SourceError(f"{len(self.early_ns)} early_ns for {len(self.events)} events")
+        if self.lost < 0 or (self.lost and self.lost_until_ns <= self.lost_since_ns):
+            raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")
+        self.events.flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+
+def no_events() -> Events:
+    """An empty array of events."""
+    return np.zeros(0, EVENT_DTYPE)
+
+
+def valid(events: Events, field: str) -> NDArray[np.bool_]:
+    """Where a field was read: bool, shape (n_events,)."""
+    flag = FIELD_FLAGS.get(field)
+    if flag is None:
+        return np.ones(len(events), bool)
+    return (events["flags"] & np.uint32(flag)) != 0
