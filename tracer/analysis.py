@@ -1,0 +1,223 @@
+"""The core in one piece: batches in, ended connections out, and a summary at any moment. Pure.
+
+Live traces and replays feed the same object; that is what makes a replay the product's path.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tracer.cadence import Cadence, CadenceTracker, Owner
+from tracer.churn import ChurnCounter
+from tracer.connections import Connections, ConnectionTracker
+from tracer.events import EventBatch, EventFlag
+from tracer.lifecycle import KNOWN, REASON_NAMES, STATE_NAMES, CloseReason
+from tracer.lifetimes import Distribution, Lifetimes
+
+CHUNK_EVENTS = 1 << 15
+"""Large batches are fed in pieces that stay in the processor's cache; results do not depend on it."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Events lost in the boottime interval [since_ns, until_ns)."""
+
+    lost: int
+    since_ns: int
+    until_ns: int
+
+
+@dataclass(frozen=True)
+class EndpointSummary:
+    """What was seen of one endpoint.
+
+    Attributes:
+        connections: seen at all, open ones included.
+        opens: openings seen; the other connections were open before, or their opening was lost.
+        closes: by close reason, those that occurred.
+        peak_open: most connections open at a time.
+        bytes_received, bytes_acked, retransmits: of all connections for which they are known; -1 if none.
+        distributions: lifetime, connect and states, of connections that ended.
+    """
+
+    endpoint_id: int
+    endpoint: str
+    connections: int
+    open: int
+    opens: int
+    closes: dict[str, int]
+    peak_open: int
+    bytes_received: int
+    bytes_acked: int
+    retransmits: int
+    distributions: dict[str, Distribution]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The state of a trace. `first_ns`, `last_ns`: boottime of the first and last event, -1 if there was none."""
+
+    source: str
+    resolution_ns: int
+    events: int
+    lost: int
+    losses: tuple[Loss, ...]
+    connections: int
+    open: int
+    inbound: int
+    first_ns: int
+    last_ns: int
+    endpoints: tuple[EndpointSummary, ...]
+    cadences: dict[Owner, Cadence]
+    unknown_transitions: dict[tuple[str, str], int]
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the watched connections that were seen: 1 where the source sees all and lost none; None unknown."""
+        return 1.0 if self.source == "ebpf" and not self.lost else None
+
+
+@dataclass
+class _Totals:
+    """Sums over ended connections of one endpoint; -1 while no value is known."""
+
+    ended: int = 0
+    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SUMMED, -1))
+
+    def add(self, rows: Connections) -> None:
+        for name in _SUMMED:
+            known = rows[name][rows[name] >= 0]
+            if len(known):
+                self.sums[name] = max(self.sums[name], 0) + int(known.sum())
+
+
+_SUMMED = ("bytes_received", "bytes_acked", "retransmits")
+_LOSSES_KEPT = 1000
+
+
+class Analysis:
+    """Connections, lifetimes, churn and cadence of one stream of batches.
+
+    Attributes:
+        endpoints: label by endpoint id.
+    """
+
+    def __init__(self, source: str, resolution_ns: int, endpoints: dict[int, str]) -> None:
+        self.endpoints = dict(endpoints)
+        self.churn = ChurnCounter()
+        self._source = source
+        self._resolution_ns = resolution_ns
+        self._tracker = ConnectionTracker()
+        self._lifetimes = Lifetimes()
+        self._cadence = CadenceTracker()
+        self._totals: dict[int, _Totals] = {}
+        self._transitions = 0
+        self._lost = 0
+        self._losses: list[Loss] = []
+        self._unknown: Counter[tuple[int, int]] = Counter()
+        self._first_ns = -1
+        self._last_ns = -1
+
+    @property
+    def now_ns(self) -> int:
+        """Event time: boottime of the latest event so far, -1 if there was none."""
+        return self._last_ns
+
+    def feed(self, batch: EventBatch) -> Connections:
+        """Take the next batch.
+
+        Returns:
+            The connections that ended, in the order of the events that ended them.
+        """
+        self.endpoints.update(batch.endpoints)
+        if batch.lost:
+            self._lost += batch.lost
+            if len(self._losses) < _LOSSES_KEPT:
+                self._losses.append(Loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns))
+            self._tracker.note_loss()
+        pieces = [
+            self._feed_chunk(batch, start, min(start + CHUNK_EVENTS, len(batch))) for start in range(0, len(batch), CHUNK_EVENTS)
+        ]
+        return np.concatenate(pieces) if pieces else self._tracker.feed(batch.events).ended
+
+    def _feed_chunk(self, batch: EventBatch, start: int, end: int) -> Connections:
+        events = batch.events[start:end]
+        times = events["ts_ns"]
+        if self._first_ns < 0:
+            self._first_ns = int(times[0])
+        self._last_ns = max(self._last_ns, int(times.max()))
+        samples = events["flags"] & np.uint32(EventFlag.SAMPLE) != 0
+        self._transitions += len(events) - int(samples.sum())
+        unknown = ~KNOWN[events["old_state"], events["new_state"]] & ~samples
+        if unknown.any():
+            pairs = zip(events["old_state"][unknown].tolist(), events["new_state"][unknown].tolist(), strict=True)
+            self._unknown.update(pairs)
+        step = self._tracker.feed(events)
+        self._lifetimes.add(step.ended)
+        self.churn.add(events, step.ended)
+        self.churn.note_open(step.endpoint_id, step.change)
+        self._cadence.add(events)
+        for endpoint_id in np.unique(step.ended["endpoint_id"]).tolist():
+            rows = step.ended[step.ended["endpoint_id"] == endpoint_id]
+            totals = self._totals.setdefault(endpoint_id, _Totals())
+            totals.ended += len(rows)
+            totals.add(rows)
+        return step.ended
+
+    def open(self) -> Connections:
+        """The connections that are open now, in the order in which they were first seen."""
+        return self._tracker.open()
+
+    def open_skaddrs(self) -> list[int]:
+        """Socket addresses of the connections that are open now."""
+        return [int(skaddr) for skaddr in self._tracker.open_skaddrs()]
+
+    def cadences(self) -> dict[Owner, Cadence]:
+        """The rhythm of every owner's attempts."""
+        return self._cadence.cadences()
+
+    def summary(self) -> Summary:
+        """The state of the trace so far."""
+        still_open = self.open()
+        seen = sorted(set(self.endpoints) | set(self._totals) | set(still_open["endpoint_id"].tolist()))
+        endpoints = tuple(
+            self._endpoint(endpoint_id, still_open[still_open["endpoint_id"] == endpoint_id]) for endpoint_id in seen
+        )
+        unknown = {(STATE_NAMES[old], STATE_NAMES[new]): count for (old, new), count in sorted(self._unknown.items())}
+        return Summary(
+            self._source,
+            self._resolution_ns,
+            self._transitions,
+            self._lost,
+            tuple(self._losses),
+            sum(endpoint.connections for endpoint in endpoints),
+            len(still_open),
+            self._tracker.inbound,
+            self._first_ns,
+            self._last_ns,
+            endpoints,
+            self._cadence.cadences(),
+            unknown,
+        )
+
+    def _endpoint(self, endpoint_id: int, still_open: Connections) -> EndpointSummary:
+        ended = self._totals.get(endpoint_id, _Totals())
+        totals = _Totals(ended.ended, dict(ended.sums))
+        totals.add(still_open)
+        opens, closes, _, peak_open = self.churn.totals(endpoint_id)
+        return EndpointSummary(
+            endpoint_id,
+            self.endpoints.get(endpoint_id, f"endpoint {endpoint_id}"),
+            totals.ended + len(still_open),
+            len(still_open),
+            opens,
+            {REASON_NAMES[reason]: int(closes[reason]) for reason in CloseReason if closes[reason]},
+            peak_open,
+            totals.sums["bytes_received"],
+            totals.sums["bytes_acked"],
+            totals.sums["retransmits"],
+            self._lifetimes.distributions(endpoint_id),
+        )

@@ -1,0 +1,37 @@
+"""What a trace says about itself, whatever its format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tracer import __version__
+from tracer.clock import ClockOffset
+
+FORMAT_VERSION = 1
+"""Of captures. A reader takes its own version only; fields may be added without a new one."""
+
+
+@dataclass(frozen=True)
+class TraceHeader:
+    """What holds for a whole trace.
+
+    Attributes:
+        source: "ebpf", "polled" or "proc".
+        why: why that source was chosen, in a sentence.
+        resolution_ns: how exact times are.
+        host, kernel: where it was taken; "" unknown.
+        clock: boottime to wall clock; None unknown (a hand-written trace): then there are no wall-clock times.
+        endpoints: label by endpoint id, as known at the start.
+        version: of the regtrace that took it.
+        settings: what influenced the recording, as text by name.
+    """
+
+    source: str
+    why: str
+    resolution_ns: int
+    host: str = ""
+    kernel: str = ""
+    clock: ClockOffset | None = None
+    endpoints: dict[int, str] = field(default_factory=dict)
+    version: str = __version__
+    settings: dict[str, str] = field(default_factory=dict)

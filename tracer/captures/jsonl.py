@@ -1,0 +1,260 @@
+"""Captures as JSON lines: the `--json --transitions` output itself, small enough to read and to write by hand.
+
+A line needs `ts_ns`, `skaddr`, `raddr` (or `endpoint`), `old` and `new`; what else is missing is unknown. Lines of other types
+(connections, findings, summaries) are results, not the trace, and passed over. Empty lines and lines that begin with # too.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import IO, Any
+
+import numpy as np
+
+from tracer.captures.header import FORMAT_VERSION, TraceHeader
+from tracer.captures.output import PieceFile
+from tracer.clock import ClockOffset
+from tracer.errors import CaptureError, SourceError
+from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, TcpState
+from tracer.lines import batch_lines, start_line
+from tracer.text import comm_bytes
+
+_BATCH_EVENTS = 4096
+_LINE_BYTES_MAX = 1 << 20
+_AF_INET, _AF_INET6 = 2, 10
+_COPIED = (
+    "cgroup_id", "netns", "pid", "bytes_received", "bytes_acked", "srtt_us", "retransmits", "unread_bytes", "idle_ms",
+)  # fmt: skip
+
+
+class JsonTraceWriter:
+    """Writes a capture as text; see `TraceWriter`."""
+
+    def __init__(self, fd: int, name: str, header: TraceHeader) -> None:
+        """Write the start line.
+
+        Raises:
+            CaptureError: the file can't be written.
+        """
+        self._file = PieceFile(fd, name)
+        self._header = header
+        self._endpoints = dict(header.endpoints)
+        self._pending: list[str] = [start_line(header)]
+        self.flush()
+
+    def write(self, batch: EventBatch) -> None:
+        """Take a batch; see `TraceWriter`."""
+        self._endpoints.update(batch.endpoints)
+        self._pending += batch_lines(batch, self._endpoints, self._header.clock, samples=True)
+
+    def flush(self) -> None:
+        """Write what was taken; see `TraceWriter`."""
+        if self._pending:
+            piece = "".join(f"{line}\n" for line in self._pending).encode()
+            self._pending = []
+            self._file.append(piece)
+
+    def close(self) -> None:
+        """Flush and mark the end; see `TraceWriter`."""
+        try:
+            self.flush()
+        finally:
+            self._file.close(b'{"type": "end"}\n')
+
+
+class JsonTrace:
+    """Reads a capture; see `Trace`."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        """Read up to the first event.
+
+        Raises:
+            CaptureError: the start line is of another version, or the first line is no JSON object.
+        """
+        self._file = file
+        self._name = name
+        self.truncated: str | None = None
+        self._numbers: dict[str, int] = {}
+        self._new_endpoints: list[tuple[int, str]] = []
+        self._line_number = 0
+        self._lines = self._read_lines()
+        self._whole = False
+        self._recorded = False
+        self._first = next(self._lines, None)
+        self.header = self._read_header()
+
+    def _read_header(self) -> TraceHeader:
+        first = self._first
+        if first is None:
+            raise CaptureError(f"{self._name} is empty: no line of a trace is in it")
+        if first.get("type") != "start":
+            return TraceHeader(source="ebpf", why="a hand-written trace", resolution_ns=1)
+        self._first = None
+        if first.get("format") != FORMAT_VERSION:
+            raise CaptureError(
+                f"{self._name} has capture format {first.get('format')}, this regtrace reads {FORMAT_VERSION}; "
+                f"use the regtrace that wrote it ({first.get('version')})"
+            )
+        self._recorded = True
+        try:
+            for endpoint in first.get("endpoints") or []:
+                self._numbers[str(endpoint["endpoint"])] = int(endpoint["id"])
+            offset = first.get("clock_offset_ns")
+            return TraceHeader(
+                source=str(first.get("source") or "ebpf"),
+                why=str(first.get("why") or ""),
+                resolution_ns=int(first.get("resolution_ns") or 1),
+                host=str(first.get("host") or ""),
+                kernel=str(first.get("kernel") or ""),
+                clock=None if offset is None else ClockOffset(int(offset), int(first.get("clock_error_ns") or 0)),
+                endpoints={number: label for label, number in self._numbers.items()},
+                version=str(first.get("version") or ""),
+                settings={str(key): str(value) for key, value in (first.get("settings") or {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._wrong(f"the start line can't be read: {error!r}") from error
+
+    def batches(self) -> Iterator[EventBatch]:
+        """The batches in their order; see `Trace`."""
+        events: list[tuple[np.void, int]] = []
+        loss: dict[str, Any] = {}
+        for line in self._objects():
+            kind = line.get("type")
+            if kind in ("transition", "sample"):
+                events.append(self._event(line, kind == "sample"))
+            if kind == "end":
+                self._whole = True
+            if kind == "endpoint":
+                self._endpoint_id(str(line.get("endpoint")), line.get("id"))
+            if kind == "loss":
+                yield self._batch(events, loss)
+                events, loss = [], line
+            elif len(events) >= _BATCH_EVENTS:
+                yield self._batch(events, loss)
+                events, loss = [], {}
+        if events or loss or self._new_endpoints:
+            yield self._batch(events, loss)
+        if self._recorded and not self._whole and self.truncated is None:
+            self.truncated = f"{self._name} has no end mark: its recorder was killed; read up to the last whole line"
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _objects(self) -> Iterator[dict[str, Any]]:
+        if self._first is not None:
+            yield self._first
+        yield from self._lines
+
+    def _read_lines(self) -> Iterator[dict[str, Any]]:
+        while True:
+            raw = self._file.readline(_LINE_BYTES_MAX)
+            if not raw:
+                return
+            self._line_number += 1
+            stripped = raw.strip()
+            if not stripped or stripped.startswith(b"#"):
+                continue
+            try:
+                line = json.loads(stripped)
+            except (ValueError, RecursionError) as error:
+                if not raw.endswith(b"\n") and len(raw) < _LINE_BYTES_MAX and self._line_number > 1:
+                    self.truncated = f"{self._name} is cut off within line {self._line_number}; read up to the line before"
+                    return
+                raise self._wrong(f"no JSON: {error}") from error
+            if not isinstance(line, dict):
+                raise self._wrong("no JSON object")
+            if line.get("type") == "summary":  # the output of a watch, kept: it ends here
+                self._whole = True
+            yield line
+
+    def _wrong(self, what: str) -> CaptureError:
+        return CaptureError(f"{self._name}, line {self._line_number}: {what}")
+
+    def _endpoint_id(self, label: str, number: object = None) -> int:
+        known = self._numbers.get(label)
+        if known is None:
+            free = max(self._numbers.values(), default=0) + 1
+            known = self._numbers[label] = number if isinstance(number, int) and number > 0 else free
+            self._new_endpoints.append((known, label))
+        return known
+
+    def _event(self, line: dict[str, Any], sample: bool) -> tuple[np.void, int]:
+        try:
+            return self._parse_event(line, sample)
+        except KeyError as error:
+            raise self._wrong(f"field {error} is missing or has no such value") from error
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise self._wrong(str(error)) from error
+
+    def _parse_event(self, line: dict[str, Any], sample: bool) -> tuple[np.void, int]:
+        row = np.zeros(1, EVENT_DTYPE)
+        event = row[0]
+        flags = EventFlag.SAMPLE if sample else EventFlag(0)
+        event["ts_ns"] = line["ts_ns"]
+        event["skaddr"] = int(line["skaddr"], 16) if isinstance(line["skaddr"], str) else line["skaddr"]
+        event["old_state"], event["new_state"] = TcpState[line["old"]], TcpState[line["new"]]
+        remote = _address(line.get("raddr"))
+        rport = line.get("rport")
+        label = line.get("endpoint")
+        event["daddr"] = np.frombuffer(remote, np.uint8)
+        event["dport"] = rport if rport is not None else 0
+        event["endpoint_id"] = self._endpoint_id(str(label if label is not None else f"{line.get('raddr')}:{rport}"))
+        event["family"] = line.get("family") or (_AF_INET if remote[:12] == b"\0" * 10 + b"\xff\xff" else _AF_INET6)
+        if line.get("laddr") is not None:
+            event["saddr"] = np.frombuffer(_address(line["laddr"]), np.uint8)
+            flags |= EventFlag.HAS_SADDR
+        if line.get("lport"):
+            event["sport"] = line["lport"]
+            flags |= EventFlag.HAS_SPORT
+        for field in _COPIED:
+            if line.get(field) is not None:
+                event[field] = line[field]
+                flags |= FIELD_FLAGS[field]
+        if line.get("sk_err") is not None:
+            event["sk_err"] = _errno(line["sk_err"])
+            flags |= EventFlag.HAS_SK_ERR
+        if line.get("comm") is not None:
+            event["comm"] = comm_bytes(str(line["comm"]))
+        opening = (line["old"], line["new"]) == ("CLOSE", "SYN_SENT")
+        if line.get("owner", opening and EventFlag.HAS_TASK in flags):
+            flags |= EventFlag.OWNER
+        event["flags"] = flags
+        return event, int(line.get("early_ns") or 0)
+
+    def _batch(self, events: list[tuple[np.void, int]], loss: dict[str, Any]) -> EventBatch:
+        array = np.array([event for event, _ in events], EVENT_DTYPE)
+        early = np.array([early_ns for _, early_ns in events], np.uint64)
+        endpoints, self._new_endpoints = tuple(self._new_endpoints), []
+        try:
+            return EventBatch(
+                array,
+                self.header.source,
+                self.header.resolution_ns,
+                lost=int(loss.get("lost", 0)),
+                lost_since_ns=int(loss.get("since_ns", 0)),
+                lost_until_ns=int(loss.get("ts_ns", 0)),
+                early_ns=early if early.any() else None,
+                endpoints=endpoints,
+            )
+        except (SourceError, TypeError, ValueError) as error:
+            raise self._wrong(str(error)) from error
+
+
+def _address(text: object) -> bytes:
+    if text is None:
+        return bytes(16)
+    ip: IPv4Address | IPv6Address = ip_address(str(text))
+    return b"\0" * 10 + b"\xff\xff" + ip.packed if isinstance(ip, IPv4Address) else ip.packed
+
+
+def _errno(value: object) -> int:
+    """A number, or the name of one ("ECONNREFUSED") in a trace written by hand."""
+    if isinstance(value, str):
+        return int(getattr(errno, value))
+    if isinstance(value, int):
+        return value
+    raise TypeError(f"sk_err is {value!r}, expected a number or a name such as ECONNRESET")

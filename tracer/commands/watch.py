@@ -1,0 +1,80 @@
+"""`regtrace watch`, and what it shares with `record`: open a source, follow it, report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from tracer.captures.header import TraceHeader
+from tracer.clock import boottime_ns, measure
+from tracer.commands.output import report_for
+from tracer.endpoints import Endpoint, parse_endpoint
+from tracer.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
+from tracer.pipeline import Listener, Stop, run_live
+from tracer.source import Choice, choose_source, open_source, probe_host, resolve_endpoints, watched_text
+from tracer.text import printable
+
+
+def run(options: argparse.Namespace) -> int:
+    """Watch until the duration is over or a signal comes."""
+    return follow(options, [])
+
+
+def follow(
+    options: argparse.Namespace,
+    extra: list[Listener],
+    endpoints: list[Endpoint] | None = None,
+    on_poll: Callable[[], bool] | None = None,
+) -> int:
+    """Follow a live source with the report that the options ask for, and the listeners in `extra` before it.
+
+    Raises:
+        TracerError: an endpoint can't be parsed or resolved, there is no source, or it failed.
+    """
+    if endpoints is None:
+        if not options.registry:
+            raise UsageError("no registry to watch: name one with --registry HOST[:PORT], for example registry-1.docker.io")
+        endpoints = [parse_endpoint(spec) for spec in options.registry]
+    stop = Stop()
+    with stop.on_signals():
+        support = probe_host()
+        choice = choose_source(support, options.source)
+        numbered = resolve_endpoints(endpoints)
+        source = open_source(support, choice)
+        try:
+            source.watch(numbered)
+            header = live_header(choice, source.resolution_ns, numbered)
+            say_what(numbered, choice)
+            analysis = run_live(
+                source, header, [*extra, report_for(options, boottime_ns)], stop, getattr(options, "duration", None), on_poll
+            )
+        finally:
+            source.close()
+    interrupted = stop.signal == signal.SIGINT and analysis.now_ns < 0
+    return EXIT_INTERRUPTED if interrupted else EXIT_OK
+
+
+def live_header(choice: Choice, resolution_ns: int, numbered: dict[int, tuple[Endpoint, ...]]) -> TraceHeader:
+    """What this trace says about itself."""
+    uname = os.uname()
+    return TraceHeader(
+        source=choice.source or "",
+        why=choice.why,
+        resolution_ns=resolution_ns,
+        host=uname.nodename,
+        kernel=f"{uname.sysname} {uname.release} {uname.machine}",
+        clock=measure(),
+        endpoints={number: members[0].label for number, members in numbered.items()},
+        settings={"watched": "; ".join(watched_text(numbered))},
+    )
+
+
+def say_what(numbered: dict[int, tuple[Endpoint, ...]], choice: Choice) -> None:
+    """One line on standard error: what was chosen and why, and the addresses behind names."""
+    sys.stderr.write(f"regtrace: source {choice.source}: {choice.why}\n")
+    for line in watched_text(numbered):
+        if "(" in line:
+            sys.stderr.write(f"regtrace: watching {printable(line)}\n")

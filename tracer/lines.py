@@ -1,0 +1,285 @@
+"""The objects of `--json` and of `.jsonl` captures, one a line. Pure: arrays in, text out.
+
+Field names, units and order are a contract that replays, dashboards and scripts rely on. Times are integer ns of boottime
+(`*_ns`) and RFC 3339 (`*_at`); null is "unknown". Addresses of sockets are text, because 64-bit integers are not safe in
+every JSON reader. Lines are formatted column by column: a busy host makes ten thousand a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from tracer.analysis import EndpointSummary, Summary
+from tracer.cadence import Cadence, Owner
+from tracer.captures.header import FORMAT_VERSION, TraceHeader
+from tracer.clock import ClockOffset, rfc3339
+from tracer.connections import Connections
+from tracer.events import EventBatch, EventFlag, Events, valid
+from tracer.lifecycle import REASON_NAMES, STATE_NAMES
+from tracer.lifetimes import QUANTILE_ERROR, Distribution
+from tracer.text import address_text, comm_text
+
+_NO_CLOCK = ClockOffset(0, 0)
+
+
+def start_line(header: TraceHeader) -> str:
+    """The first line of a trace."""
+    clock = header.clock
+    return json.dumps(
+        {
+            "type": "start",
+            "version": header.version,
+            "format": FORMAT_VERSION,
+            "source": header.source,
+            "why": header.why,
+            "resolution_ns": header.resolution_ns,
+            "host": header.host or None,
+            "kernel": header.kernel or None,
+            "clock_offset_ns": clock.offset_ns if clock else None,
+            "clock_error_ns": clock.error_ns if clock else None,
+            "endpoints": [{"id": number, "endpoint": label} for number, label in header.endpoints.items()],
+            "settings": header.settings,
+        }
+    )
+
+
+def loss_line(batch: EventBatch) -> str:
+    """Events that were lost before the next ones, in the interval [since_ns, ts_ns)."""
+    return json.dumps({"type": "loss", "ts_ns": batch.lost_until_ns, "since_ns": batch.lost_since_ns, "lost": batch.lost})
+
+
+def endpoint_line(number: int, label: str) -> str:
+    """An endpoint that became known while the trace was taken."""
+    return json.dumps({"type": "endpoint", "id": number, "endpoint": label})
+
+
+def _json_or_null(value: object) -> str:
+    return "null" if value is None else json.dumps(value)
+
+
+def _cached(make: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Few values, many lines: format each once."""
+    known: dict[Any, str] = {}
+
+    def get(value: Any) -> str:
+        text = known.get(value)
+        if text is None:
+            text = known[value] = make(value)
+        return text
+
+    return get
+
+
+def _addresses(column: Any) -> list[str]:
+    raw = np.ascontiguousarray(column).tobytes()
+    text = _cached(lambda address: _json_or_null(address_text(address)))
+    return [text(raw[start : start + 16]) for start in range(0, len(raw), 16)]
+
+
+def _times(ts_ns: Any, clock: ClockOffset | None) -> list[str]:
+    if clock is None:
+        return ["null"] * len(ts_ns)
+    return ["null" if text is None else f'"{text}"' for text in rfc3339(ts_ns.astype(np.int64), clock)]
+
+
+def _known(values: Any, known: Any) -> list[str]:
+    """Integers as text, null where not known."""
+    return [str(value) if have else "null" for value, have in zip(values.tolist(), known.tolist(), strict=True)]
+
+
+def _unknown_is_negative(values: Any) -> list[str]:
+    return [str(value) if value >= 0 else "null" for value in values.tolist()]
+
+
+_TRANSITION = (
+    '{{"type": "{}", "ts_ns": {}, "at": {}, "skaddr": "{:#x}", "endpoint": {}, "laddr": {}, "lport": {}, "raddr": {}, '
+    '"rport": {}, "old": "{}", "new": "{}", "pid": {}, "comm": {}, "owner": {}, "cgroup_id": {}, "netns": {}, "family": {}, '
+    '"bytes_received": {}, "bytes_acked": {}, "srtt_us": {}, "retransmits": {}, "unread_bytes": {}, "idle_ms": {}, '
+    '"sk_err": {}, "early_ns": {}}}'
+).format
+
+
+def transition_lines(
+    batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool = False
+) -> list[str]:
+    """One line per transition, and with `samples` one per sample ("type": "sample"), in the order of the batch."""
+    events: Events = batch.events
+    sample = events["flags"] & np.uint32(EventFlag.SAMPLE) != 0
+    early_ns = np.zeros(len(events), np.uint64) if batch.early_ns is None else batch.early_ns
+    if not samples:
+        events, early_ns, sample = events[~sample], early_ns[~sample], sample[~sample]
+    label = _cached(lambda number: json.dumps(endpoints.get(number, f"endpoint {number}")))
+    comm = _cached(lambda name: json.dumps(comm_text(name)))
+    has_saddr = valid(events, "saddr").tolist()
+    has_task = valid(events, "comm").tolist()
+    columns = [
+        ["sample" if is_sample else "transition" for is_sample in sample.tolist()],
+        events["ts_ns"].tolist(),
+        _times(events["ts_ns"], clock),
+        events["skaddr"].tolist(),
+        [label(number) for number in events["endpoint_id"].tolist()],
+        [text if have else "null" for text, have in zip(_addresses(events["saddr"]), has_saddr, strict=True)],
+        _known(events["sport"], valid(events, "sport")),
+        _addresses(events["daddr"]),
+        events["dport"].tolist(),
+        [STATE_NAMES[state] for state in events["old_state"].tolist()],
+        [STATE_NAMES[state] for state in events["new_state"].tolist()],
+        _known(events["pid"], valid(events, "pid")),
+        [comm(name) if have else "null" for name, have in zip(events["comm"].tolist(), has_task, strict=True)],
+        ["true" if flags & EventFlag.OWNER else "false" for flags in events["flags"].tolist()],
+        _known(events["cgroup_id"], valid(events, "cgroup_id")),
+        _known(events["netns"], valid(events, "netns")),
+        events["family"].tolist(),
+        *(_known(events[field], valid(events, field)) for field in _COUNTERS),
+        early_ns.tolist(),
+    ]
+    return [_TRANSITION(*row) for row in zip(*columns, strict=True)]
+
+
+_COUNTERS = ("bytes_received", "bytes_acked", "srtt_us", "retransmits", "unread_bytes", "idle_ms", "sk_err")
+
+_CONNECTION = (
+    '{{"type": "connection", "endpoint": {}, "laddr": {}, "lport": {}, "raddr": {}, "rport": {}, "pid": {}, "comm": {}, '
+    '"container": null, "opened_at": {}, "opened_ns": {}, "established_ns": {}, "closed_at": {}, "closed_ns": {}, '
+    '"connect_ns": {}, "lifetime_ns": {}, "close_reason": "{}", "bytes_received": {}, "bytes_acked": {}, "retransmits": {}, '
+    '"srtt_us": {}, "unread_bytes": {}, "idle_ms": {}, "sk_err": {}, "states": {{{}}}, "preexisting": {}, "gap": {}, '
+    '"family": {}, "netns": {}, "cgroup_id": {}, "skaddr": "{:#x}", "first_seen_ns": {}}}'
+).format
+_PREEXISTING = {1: "true", 0: "false", -1: "null"}
+
+
+def connection_lines(rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
+    """One line per connection, in the order of the rows."""
+    label = _cached(lambda number: json.dumps(endpoints.get(number, f"endpoint {number}")))
+    comm = _cached(lambda name: json.dumps(comm_text(name)))
+    has_owner = (rows["pid"] >= 0).tolist()
+    columns = [
+        [label(number) for number in rows["endpoint_id"].tolist()],
+        _addresses(rows["laddr"]),
+        _unknown_is_negative(rows["lport"]),
+        _addresses(rows["raddr"]),
+        _unknown_is_negative(rows["rport"]),
+        _unknown_is_negative(rows["pid"]),
+        [comm(name) if have else "null" for name, have in zip(rows["comm"].tolist(), has_owner, strict=True)],
+        _times(rows["opened_ns"], clock),
+        *(_unknown_is_negative(rows[field]) for field in ("opened_ns", "established_ns")),
+        _times(rows["closed_ns"], clock),
+        *(_unknown_is_negative(rows[field]) for field in ("closed_ns", "connect_ns", "lifetime_ns")),
+        [REASON_NAMES[reason] for reason in rows["close_reason"].tolist()],
+        *(
+            _unknown_is_negative(rows[field])
+            for field in ("bytes_received", "bytes_acked", "retransmits", "srtt_us", "unread_bytes", "idle_ms", "sk_err")
+        ),
+        _states(rows),
+        [_PREEXISTING[value] for value in rows["preexisting"].tolist()],
+        ["true" if gap else "false" for gap in rows["gap"].tolist()],
+        rows["family"].tolist(),
+        _unknown_is_negative(rows["netns"]),
+        _unknown_is_negative(rows["cgroup_id"]),
+        rows["skaddr"].tolist(),
+        rows["first_seen_ns"].tolist(),
+    ]
+    return [_CONNECTION(*row) for row in zip(*columns, strict=True)]
+
+
+def _states(rows: Connections) -> list[str]:
+    """The inside of "states": time in each state that was seen, null for one that an open connection is in since then."""
+    texts = []
+    for spent, last in zip(rows["state_ns"].tolist(), rows["last_state"].tolist(), strict=True):
+        pairs = [f'"{STATE_NAMES[state]}": {spent_ns}' for state, spent_ns in enumerate(spent) if spent_ns >= 0]
+        if STATE_NAMES[last] != "CLOSE" and spent[last] < 0:
+            pairs.append(f'"{STATE_NAMES[last]}": null')
+        texts.append(", ".join(pairs))
+    return texts
+
+
+def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | None = None) -> str:
+    """The last line of a trace."""
+    bounds = np.array([summary.first_ns, summary.last_ns], np.int64)
+    first_at, last_at = rfc3339(bounds, clock) if clock else (None, None)
+    return json.dumps(
+        {
+            "type": "summary",
+            "source": summary.source,
+            "resolution_ns": summary.resolution_ns,
+            "events": summary.events,
+            "lost": summary.lost,
+            "losses": [
+                {"lost": loss.lost, "since_ns": loss.since_ns, "until_ns": loss.until_ns} for loss in summary.losses
+            ],
+            "connections": summary.connections,
+            "open": summary.open,
+            "inbound": summary.inbound,
+            "coverage": summary.coverage,
+            "first_ns": summary.first_ns if summary.first_ns >= 0 else None,
+            "first_at": first_at,
+            "last_ns": summary.last_ns if summary.last_ns >= 0 else None,
+            "last_at": last_at,
+            "quantile_error": QUANTILE_ERROR,
+            "abstained": [],
+            "endpoints": [_endpoint(endpoint) for endpoint in summary.endpoints],
+            "cadences": [_cadence(owner, found, summary) for owner, found in summary.cadences.items()],
+            "unknown_transitions": [
+                {"old": old, "new": new, "count": count} for (old, new), count in summary.unknown_transitions.items()
+            ],
+            "truncated": truncated,
+        }
+    )
+
+
+def _endpoint(endpoint: EndpointSummary) -> dict[str, Any]:
+    return {
+        "endpoint": endpoint.endpoint,
+        "connections": endpoint.connections,
+        "open": endpoint.open,
+        "opens": endpoint.opens,
+        "closes": endpoint.closes,
+        "peak_open": endpoint.peak_open,
+        "bytes_received": _or_none(endpoint.bytes_received),
+        "bytes_acked": _or_none(endpoint.bytes_acked),
+        "retransmits": _or_none(endpoint.retransmits),
+        "lifetimes": {name: _distribution(found) for name, found in endpoint.distributions.items()},
+    }
+
+
+def _distribution(found: Distribution) -> dict[str, int]:
+    return {
+        "count": found.count,
+        "min_ns": found.min_ns,
+        "p50_ns": found.p50_ns,
+        "p90_ns": found.p90_ns,
+        "p99_ns": found.p99_ns,
+        "max_ns": found.max_ns,
+    }
+
+
+def _cadence(owner: Owner, found: Cadence, summary: Summary) -> dict[str, Any]:
+    labels = {endpoint.endpoint_id: endpoint.endpoint for endpoint in summary.endpoints}
+    return {
+        "endpoint": labels.get(owner.endpoint_id),
+        "comm": comm_text(owner.comm),
+        "cgroup_id": _or_none(owner.cgroup_id),
+        "attempts": found.attempts,
+        "rhythm": found.rhythm.value,
+        "period_ns": _or_none(found.period_ns),
+        "step_ns": found.step_ns,
+        "factor": round(found.factor, 3),
+        "deviation": None if np.isnan(found.deviation) else round(found.deviation, 3),
+    }
+
+
+def _or_none(value: int) -> int | None:
+    return value if value >= 0 else None
+
+
+def batch_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool) -> Iterable[str]:
+    """Everything a batch says, in its order: new endpoints, loss, transitions."""
+    for number, label in batch.endpoints:
+        yield endpoint_line(number, label)
+    if batch.lost:
+        yield loss_line(batch)
+    yield from transition_lines(batch, endpoints, clock, samples)

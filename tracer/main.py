@@ -1,0 +1,133 @@
+"""The command line: parses, calls a command, and is the one place that prints an error and chooses the exit code.
+
+Commands are imported when they run, so that `--help` needs neither numpy nor rich.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from tracer import __version__
+from tracer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, TracerError
+
+SOURCES = ("auto", "ebpf")  # tracer.source.WANTED, without importing it
+_SPEC_HELP = "HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT; PORT may be * for any, default 443; repeatable"
+_EPILOG = "Exit codes: 0 fine, 1 failed, 2 usage, 130 interrupted before anything was seen."
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with messages of our form."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where help is, and exit with the usage code."""
+        sys.stderr.write(f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        raise SystemExit(EXIT_USAGE)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("expected a number above 0")
+    return value
+
+
+_seconds.__name__ = "number"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = _Parser(
+        prog="regtrace",
+        description="Traces the TCP connections to container registries, transition by transition, from inside the kernel.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"regtrace {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show the cause of an error")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, epilog=_EPILOG, allow_abbrev=False)
+        command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
+        return command
+
+    watch = add("watch", "Watch connections to registries as they happen.")
+    _add_live_options(watch)
+    _add_output_options(watch)
+
+    record = add("record", "Watch, and keep everything in a capture.")
+    record.add_argument("trace", type=Path, metavar="TRACE", help="file to create: .arrows (Arrow IPC stream) or .jsonl (text)")
+    record.add_argument("--force", action="store_true", help="replace an existing file")
+    record.add_argument(
+        "--anonymise", action="store_true", help="replace addresses, host and process names in the capture, consistently"
+    )
+    _add_live_options(record)
+    _add_output_options(record)
+
+    replay = add("replay", "Run a capture through the same analysis, on any machine and without root.")
+    replay.add_argument("trace", type=Path, metavar="TRACE", help="a capture, .arrows or .jsonl")
+    replay.add_argument("--speed", type=_seconds, metavar="N", help="1: as fast as it happened; default: as fast as possible")
+    _add_output_options(replay)
+
+    doctor = add("doctor", "Say what this host offers, what will be used, and why.")
+    doctor.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    demo = add("demo", "Trace a small registry stand-in on loopback addresses: pulls that work and pulls that fail.")
+    demo.add_argument("--source", choices=SOURCES, default="auto", help="where events come from (default: auto)")
+    _add_output_options(demo)
+    return parser
+
+
+def _add_live_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--registry", action="append", default=[], metavar="SPEC", help=_SPEC_HELP)
+    parser.add_argument("--source", choices=SOURCES, default="auto", help="where events come from (default: auto)")
+    parser.add_argument("--duration", type=_seconds, metavar="S", help="end after so many seconds")
+
+
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON lines on standard output, and nothing else")
+    parser.add_argument("--transitions", action="store_true", help="show every state transition too")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        command = importlib.import_module(f"tracer.commands.{options.command}")
+        code = int(command.run(options))
+        sys.stdout.flush()
+        return code
+    except TracerError as error:
+        _print_error(str(error), options.verbose)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe left; nobody can be told anything there. Python must not try at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _print_error("standard output was closed by its reader; ended early", options.verbose)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        _print_error("interrupted", options.verbose)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        # Standard output on a full disk, for one; a command's own files raise TracerError.
+        where = f"{error.filename}: " if error.filename else ""
+        _print_error(f"{where}{error.strerror or error}", options.verbose)
+        return EXIT_FAILED
+
+
+def _print_error(message: str, verbose: bool) -> None:
+    from tracer.text import printable
+
+    sys.stderr.write(f"regtrace: {printable(message)}\n")
+    if verbose:
+        traceback.print_exc()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

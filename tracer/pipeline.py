@@ -1,0 +1,215 @@
+"""The loop that carries batches from a source or a trace through the analysis to whoever wants to hear of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+import numpy as np
+
+from tracer.analysis import Analysis
+from tracer.captures.header import TraceHeader
+from tracer.clock import boottime_ns
+from tracer.connections import Connections
+from tracer.events import EventBatch
+from tracer.source import Source
+
+POLL_S = 0.05
+"""The ring holds more than a second of a busy machine's events; nobody reads faster than this."""
+TICK_S = 1.0
+SAMPLES_MAX = 2000
+"""Sockets sampled per tick: about 2 µs each."""
+
+
+class Listener(Protocol):
+    """Somebody who hears of a trace: a report, or a capture being written."""
+
+    def start(self, header: TraceHeader) -> None:
+        """Events are being taken from now on."""
+        ...
+
+    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+        """A batch was analysed; `ended` are the connections that ended with it."""
+        ...
+
+    def tick(self, analysis: Analysis) -> None:
+        """About once a second."""
+        ...
+
+    def finish(self, analysis: Analysis, truncated: str | None) -> None:
+        """It is over; `truncated` says why the end of a trace is missing."""
+        ...
+
+
+class Stop:
+    """Set by SIGINT and SIGTERM, so that a trace ends cleanly. A second SIGINT is Python's own KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @contextmanager
+    def on_signals(self) -> Iterator[Stop]:
+        """Listen to the signals while inside."""
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run_live(
+    source: Source,
+    header: TraceHeader,
+    listeners: list[Listener],
+    stop: Stop,
+    duration_s: float | None = None,
+    on_poll: Callable[[], bool] | None = None,
+) -> Analysis:
+    """Follow a source until it is enough.
+
+    Args:
+        source: opened, and told what to watch.
+        header: what the listeners are told first.
+        listeners: told in their order.
+        stop: looked at between polls.
+        duration_s: seconds from the start line on; None for ever.
+        on_poll: called at each poll; the trace ends when it returns False.
+
+    Raises:
+        TracerError: the source died, or a listener failed; `finish` was then called on the others.
+    """
+    analysis = Analysis(source.name, source.resolution_ns, header.endpoints)
+    _discard_before_start(source)
+    sampling = True
+
+    def pump() -> None:
+        batch = source.read()
+        if len(batch) or batch.lost or batch.endpoints:
+            ended = analysis.feed(batch)
+            for listener in listeners:
+                listener.batch(batch, ended, analysis)
+
+    for listener in listeners:
+        listener.start(header)
+    started_s = ticked_s = time.monotonic()
+    try:
+        while stop.signal is None and (on_poll is None or on_poll()):
+            now_s = time.monotonic()
+            if duration_s is not None and now_s - started_s >= duration_s:
+                break
+            if now_s - ticked_s >= TICK_S:
+                ticked_s = now_s
+                sampling = sampling and source.sample(analysis.open_skaddrs()[:SAMPLES_MAX])
+                for listener in listeners:
+                    listener.tick(analysis)
+            time.sleep(POLL_S if duration_s is None else max(0.0, min(POLL_S, started_s + duration_s - now_s)))
+            pump()
+        pump()
+        if sampling and source.sample(analysis.open_skaddrs()):
+            pump()
+    finally:
+        _finish(listeners, analysis, None)
+    return analysis
+
+
+def _discard_before_start(source: Source) -> None:
+    """What came in between attaching and the start line was not promised, and would make counts ambiguous."""
+    source.read()
+
+
+def run_replay(
+    batches: Iterator[EventBatch],
+    header: TraceHeader,
+    listeners: list[Listener],
+    stop: Stop,
+    truncated: Callable[[], str | None],
+    speed: float | None = None,
+) -> Analysis:
+    """Follow a trace to its end.
+
+    Args:
+        batches: of the trace.
+        header: the trace's.
+        listeners: told in their order.
+        stop: looked at between batches.
+        truncated: asked after the last batch.
+        speed: 1 replays in real time, 2 twice as fast; None as fast as possible.
+
+    Raises:
+        TracerError: the trace is corrupt, or a listener failed.
+    """
+    analysis = Analysis(header.source, header.resolution_ns, header.endpoints)
+    for listener in listeners:
+        listener.start(header)
+    pace = None if speed is None else _Pace(speed)
+    ticked_s = time.monotonic()
+    try:
+        for batch in batches:
+            for piece in (batch,) if pace is None else pace.pieces(batch, stop):
+                ended = analysis.feed(piece)
+                for listener in listeners:
+                    listener.batch(piece, ended, analysis)
+                if time.monotonic() - ticked_s >= TICK_S:
+                    ticked_s = time.monotonic()
+                    for listener in listeners:
+                        listener.tick(analysis)
+            if stop.signal is not None:
+                break
+    finally:
+        _finish(listeners, analysis, truncated())
+    return analysis
+
+
+class _Pace:
+    """Cuts batches into what is due and waits for the rest."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._first_ns: int | None = None
+        self._started_ns = boottime_ns()
+
+    def pieces(self, batch: EventBatch, stop: Stop) -> Iterator[EventBatch]:
+        times = batch.events["ts_ns"]
+        if self._first_ns is None and len(times):
+            self._first_ns = int(times[0])
+        reached = np.maximum.accumulate(times.astype(np.int64))  # times of different CPUs may step back a little
+        sent = 0
+        while stop.signal is None:
+            now_ns = int((boottime_ns() - self._started_ns) * self._speed) + (self._first_ns or 0)
+            due = int(np.searchsorted(reached, now_ns, "right"))
+            if due > sent or not len(times):
+                yield EventBatch(
+                    batch.events[sent:due].copy(),
+                    batch.source,
+                    batch.resolution_ns,
+                    lost=batch.lost if sent == 0 else 0,
+                    lost_since_ns=batch.lost_since_ns if sent == 0 else 0,
+                    lost_until_ns=batch.lost_until_ns if sent == 0 else 0,
+                    early_ns=None if batch.early_ns is None else batch.early_ns[sent:due],
+                    endpoints=batch.endpoints if sent == 0 else (),
+                )
+                sent = due
+            if sent >= len(times):
+                return
+            time.sleep(POLL_S)
+
+
+def _finish(listeners: list[Listener], analysis: Analysis, truncated: str | None) -> None:
+    """Tell every listener, even if one of them fails; the first failure is raised."""
+    failure: BaseException | None = None
+    for listener in listeners:
+        try:
+            listener.finish(analysis, truncated)
+        except BaseException as error:  # noqa: BLE001 - raised below, once the others are finished
+            failure = failure or error
+    if failure is not None:
+        raise failure

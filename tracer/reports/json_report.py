@@ -1,0 +1,50 @@
+"""`--json`: the contract's lines on standard output, and nothing else."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from tracer.analysis import Analysis
+from tracer.captures.header import TraceHeader
+from tracer.connections import Connections
+from tracer.events import EventBatch
+from tracer.lines import batch_lines, connection_lines, loss_line, start_line, summary_line
+
+
+class JsonReport:
+    """Writes every line as soon as it is known."""
+
+    def __init__(self, stream: TextIO, transitions: bool) -> None:
+        self._stream = stream
+        self._transitions = transitions
+        self._header: TraceHeader | None = None
+
+    def start(self, header: TraceHeader) -> None:
+        """Write the start line."""
+        self._header = header
+        self._write([start_line(header)])
+
+    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+        """Write the batch's transitions, if wanted, and the connections that ended."""
+        assert self._header is not None
+        lines = []
+        if self._transitions:
+            lines += batch_lines(batch, analysis.endpoints, self._header.clock, samples=True)
+        elif batch.lost:
+            lines.append(loss_line(batch))
+        lines += connection_lines(ended, analysis.endpoints, self._header.clock)
+        self._write(lines)
+
+    def tick(self, analysis: Analysis) -> None:
+        """Nothing: lines come as they are known."""
+
+    def finish(self, analysis: Analysis, truncated: str | None) -> None:
+        """Write the connections that are still open, and the summary."""
+        assert self._header is not None
+        lines = connection_lines(analysis.open(), analysis.endpoints, self._header.clock)
+        self._write([*lines, summary_line(analysis.summary(), self._header.clock, truncated)])
+
+    def _write(self, lines: list[str]) -> None:
+        if lines:
+            self._stream.write("".join(f"{line}\n" for line in lines))
+            self._stream.flush()

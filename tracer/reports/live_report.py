@@ -1,0 +1,125 @@
+"""The live view: a table of endpoints and one of open connections, on a terminal, with the last transitions if wanted."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tracer.analysis import Analysis, EndpointSummary, Summary
+from tracer.captures.header import TraceHeader
+from tracer.churn import SIDES
+from tracer.connections import Connections
+from tracer.events import EventBatch
+from tracer.lifecycle import STATE_NAMES
+from tracer.reports.text_report import (
+    connection_texts,
+    owner_text,
+    start_text,
+    summary_texts,
+    transition_texts,
+)
+from tracer.text import address_text, bytes_text, duration_text, printable
+
+REFRESH_PER_S = 4
+_RATE_WINDOW_S = 10
+_OPEN_ROWS = 15
+_LOG_LINES = 12
+_SECOND_NS = 1_000_000_000
+
+
+class LiveReport:
+    """Redraws tables about once a second; the log of the last lines stands below them."""
+
+    def __init__(self, console: Console, transitions: bool, now_ns: Callable[[], int] | None = None) -> None:
+        self._console = console
+        self._transitions = transitions
+        self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._live = Live(console=console, refresh_per_second=REFRESH_PER_S, transient=True)
+        self._header: TraceHeader | None = None
+        self._now_ns = now_ns
+
+    def start(self, header: TraceHeader) -> None:
+        """Say what is watched and begin to draw."""
+        self._header = header
+        for line in start_text(header):
+            self._console.print(Text(line))
+        self._live.start()
+
+    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+        """Add to the log."""
+        assert self._header is not None
+        clock = self._header.clock
+        if self._transitions:
+            tail = EventBatch(batch.events[-_LOG_LINES:].copy(), batch.source, batch.resolution_ns)
+            self._log.extend(transition_texts(tail, analysis.endpoints, clock))
+        else:
+            self._log.extend(connection_texts(ended[-_LOG_LINES:], analysis.endpoints, clock))
+
+    def tick(self, analysis: Analysis) -> None:
+        """Draw again."""
+        summary = analysis.summary()
+        now_ns = analysis.now_ns if self._now_ns is None else self._now_ns()
+        tables = [_head(summary), _endpoint_table(summary, analysis, now_ns), _open_table(analysis, now_ns)]
+        self._live.update(Group(*tables, *(Text(line, no_wrap=True, overflow="ellipsis") for line in self._log)))
+
+    def finish(self, analysis: Analysis, truncated: str | None) -> None:
+        """Leave the summary on the screen."""
+        self._live.stop()
+        for line in summary_texts(analysis.summary(), truncated):
+            self._console.print(Text(line))
+
+
+def _head(summary: Summary) -> Text:
+    head = f"source {summary.source}  transitions {summary.events}  lost {summary.lost}  connections {summary.connections}"
+    return Text(printable(head), style="bold red" if summary.lost else "bold")
+
+
+def _endpoint_table(summary: Summary, analysis: Analysis, now_ns: int) -> Table:
+    table = Table(title="endpoints", title_justify="left", expand=False)
+    for name in ("endpoint", "open", "opens/s", *(f"{side}/s" for side in SIDES[:3]), "life p50", "life p99", "in"):
+        table.add_column(name, justify="left" if name == "endpoint" else "right", no_wrap=name != "endpoint")
+    now_ns -= now_ns % _SECOND_NS
+    for endpoint in summary.endpoints:
+        opens, closes = analysis.churn.window(endpoint.endpoint_id, now_ns - _RATE_WINDOW_S * _SECOND_NS, now_ns)
+        rates = [f"{count / _RATE_WINDOW_S:.3g}" for count in (opens, *closes[:3].tolist())]
+        table.add_row(*_endpoint_cells(endpoint, rates))
+    return table
+
+
+def _endpoint_cells(endpoint: EndpointSummary, rates: list[str]) -> list[Text]:
+    life = endpoint.distributions.get("lifetime")
+    quantiles = (life.p50_ns, life.p99_ns) if life else (-1, -1)
+    cells = [
+        printable(endpoint.endpoint),
+        str(endpoint.open),
+        *rates,
+        *(duration_text(value) for value in quantiles),
+        bytes_text(endpoint.bytes_received),
+    ]
+    return [Text(cell) for cell in cells]
+
+
+def _open_table(analysis: Analysis, now_ns: int) -> Table:
+    rows = analysis.open()
+    shown = f"{len(rows)} open" if len(rows) <= _OPEN_ROWS else f"{len(rows)} open, the oldest {_OPEN_ROWS}"
+    table = Table(title=f"connections: {shown}", title_justify="left", expand=False)
+    for name in ("owner", "endpoint", "address", "state", "since", "in", "idle"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for row in rows[:_OPEN_ROWS]:
+        idle_ms = int(row["idle_ms"])
+        cells = [
+            owner_text(row),
+            printable(analysis.endpoints.get(int(row["endpoint_id"]), "?")),
+            address_text(row["raddr"].tobytes()) or "?",
+            STATE_NAMES[row["last_state"]],
+            duration_text(now_ns - int(row["first_seen_ns"])),
+            bytes_text(int(row["bytes_received"])),
+            duration_text(idle_ms * 1_000_000 if idle_ms >= 0 else -1),
+        ]
+        table.add_row(*(Text(cell) for cell in cells))
+    return table

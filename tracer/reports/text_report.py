@@ -1,0 +1,187 @@
+"""Plain lines, for pipes, logs and terminals that are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TextIO
+
+import numpy as np
+
+from tracer.analysis import Analysis, EndpointSummary, Summary
+from tracer.cadence import Cadence, Owner, Rhythm
+from tracer.captures.header import TraceHeader
+from tracer.clock import ClockOffset, rfc3339
+from tracer.connections import Connections
+from tracer.events import EventBatch, EventFlag, valid
+from tracer.lifecycle import REASON_NAMES, STATE_NAMES
+from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
+
+
+class TextReport:
+    """One line for each connection that ended (and each transition, if wanted), a summary at the end."""
+
+    def __init__(self, stream: TextIO, transitions: bool) -> None:
+        self._stream = stream
+        self._transitions = transitions
+        self._clock: ClockOffset | None = None
+
+    def start(self, header: TraceHeader) -> None:
+        """Say what is watched, with which source."""
+        self._clock = header.clock
+        self._write(start_text(header))
+
+    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+        """Write what happened."""
+        lines = []
+        if batch.lost:
+            lines.append(f"LOST {batch.lost} events: the ring buffer was full; what follows has gaps")
+        if self._transitions:
+            lines += transition_texts(batch, analysis.endpoints, self._clock)
+        lines += connection_texts(ended, analysis.endpoints, self._clock)
+        self._write(lines)
+
+    def tick(self, analysis: Analysis) -> None:
+        """Nothing: lines come as they are known."""
+
+    def finish(self, analysis: Analysis, truncated: str | None) -> None:
+        """Write the open connections and the summary."""
+        self._write(connection_texts(analysis.open(), analysis.endpoints, self._clock))
+        self._write(summary_texts(analysis.summary(), truncated))
+
+    def _write(self, lines: list[str]) -> None:
+        if lines:
+            self._stream.write("".join(f"{line}\n" for line in lines))
+            self._stream.flush()
+
+
+def start_text(header: TraceHeader) -> list[str]:
+    """What is watched, where and how."""
+    watched = ", ".join(printable(label) for label in header.endpoints.values()) or "no endpoint named"
+    where = f" on {printable(header.host)}" if header.host else ""
+    error = f"; wall clock within {duration_text(header.clock.error_ns)}" if header.clock else "; wall clock unknown"
+    return [
+        f"watching {watched}{where}",
+        f"source {printable(header.source)}, times exact to {duration_text(header.resolution_ns)}{error}: {printable(header.why)}",
+    ]
+
+
+def _clock_texts(ts_ns: object, clock: ClockOffset | None) -> list[str]:
+    times = np.asarray(ts_ns, np.int64)
+    if clock is None:
+        return [f"{time_ns / 1e9:.6f}" for time_ns in times.tolist()]
+    return [text[11:26] if text else "-" for text in rfc3339(times, clock)]
+
+
+def _endpoint(endpoints: dict[int, str], number: int) -> str:
+    return printable(endpoints.get(number, f"endpoint {number}"))
+
+
+def transition_texts(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
+    """One line per transition: time, socket, endpoint, states, who was running."""
+    events = batch.events[batch.events["flags"] & np.uint32(EventFlag.SAMPLE) == 0]
+    has_task = valid(events, "comm").tolist()
+    lines = []
+    for event, at, task in zip(events, _clock_texts(events["ts_ns"], clock), has_task, strict=True):
+        name = f"{printable(comm_text(event['comm']))}[{event['pid']}]" if task else "-"
+        role = "by" if event["flags"] & EventFlag.OWNER else "while"
+        states = f"{STATE_NAMES[event['old_state']]} -> {STATE_NAMES[event['new_state']]}"
+        lines.append(f"{at}  {event['skaddr']:016x}  {_endpoint(endpoints, event['endpoint_id'])}  {states}  {role} {name}")
+    return lines
+
+
+def connection_texts(rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
+    """One line per connection: when it ended, who had it, with whom, how long, how it ended, how much."""
+    shown_ns = np.where(rows["closed_ns"] >= 0, rows["closed_ns"], rows["last_ns"])
+    return [
+        f"{at}  {owner_text(row)}  :{row['lport'] if row['lport'] >= 0 else '?'} -> {_endpoint(endpoints, row['endpoint_id'])}"
+        f"{_address_text(row, endpoints)}  {REASON_NAMES[row['close_reason']]}"
+        f"  life {duration_text(int(row['lifetime_ns']))}  connect {duration_text(int(row['connect_ns']))}"
+        f"  in {bytes_text(int(row['bytes_received']))}  out {bytes_text(int(row['bytes_acked']))}{_remarks(row)}"
+        for row, at in zip(rows, _clock_texts(shown_ns, clock), strict=True)
+    ]
+
+
+def owner_text(row: np.void) -> str:
+    """comm[pid] of a connection's owner, or "?"."""
+    return f"{printable(comm_text(row['comm']))}[{row['pid']}]" if row["pid"] >= 0 else "?"
+
+
+def _address_text(row: np.void, endpoints: dict[int, str]) -> str:
+    """The remote address, where the endpoint's label does not say it."""
+    address = address_text(row["raddr"].tobytes()) or "?"
+    return "" if address in endpoints.get(int(row["endpoint_id"]), "") else f" ({address})"
+
+
+def _remarks(row: np.void) -> str:
+    remarks = []
+    if row["retransmits"] > 0:
+        remarks.append(f"{row['retransmits']} retransmits")
+    if row["unread_bytes"] > 0:
+        remarks.append(f"{bytes_text(int(row['unread_bytes']))} unread")
+    if row["preexisting"] == 1:
+        remarks.append("was open before")
+    if row["gap"]:
+        remarks.append("transitions missing")
+    return f"  ({', '.join(remarks)})" if remarks else ""
+
+
+def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
+    """The whole trace in a few lines, loss first."""
+    lines = [""]
+    if truncated:
+        lines.append(f"INCOMPLETE  {printable(truncated)}")
+    if summary.lost:
+        lines.append(f"LOST        {summary.lost} events in {len(summary.losses)} interval(s): counts below are too low")
+    coverage = "every watched connection seen" if summary.coverage == 1.0 else "coverage unknown"
+    lines.append(
+        f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage}; "
+        f"{summary.connections} connections, {summary.open} still open"
+    )
+    span_ns = summary.last_ns - summary.first_ns
+    for endpoint in summary.endpoints:
+        lines += _endpoint_texts(endpoint, span_ns)
+    labels = {endpoint.endpoint_id: endpoint.endpoint for endpoint in summary.endpoints}
+    lines += [
+        f"{printable(comm_text(owner.comm))} tries {_endpoint(labels, owner.endpoint_id)} {cadence_text(found)}"
+        for owner, found in summary.cadences.items()
+        if found.rhythm is not Rhythm.NONE
+    ]
+    lines += [
+        f"unknown transition {old} -> {new}: {count} times; please report it"
+        for (old, new), count in summary.unknown_transitions.items()
+    ]
+    return lines
+
+
+def _endpoint_texts(endpoint: EndpointSummary, span_ns: int) -> Iterator[str]:
+    yield f"{printable(endpoint.endpoint)}: {endpoint.connections} connections, at most {endpoint.peak_open} at a time"
+    if not endpoint.connections:
+        return
+    rate = f" ({endpoint.opens / span_ns * 1e9:.3g}/s)" if span_ns > 0 else ""
+    ended = ", ".join(f"{count} {reason}" for reason, count in endpoint.closes.items()) or "none"
+    yield f"    opened {endpoint.opens}{rate}; ended by: {ended}; still open: {endpoint.open}"
+    moved = f"in {bytes_text(endpoint.bytes_received)}, out {bytes_text(endpoint.bytes_acked)}"
+    yield f"    {moved}, retransmits {endpoint.retransmits if endpoint.retransmits >= 0 else '-'}"
+    for name in ("lifetime", "connect", "ESTABLISHED", "CLOSE_WAIT"):
+        found = endpoint.distributions.get(name)
+        if found is not None:
+            quantiles = (found.min_ns, found.p50_ns, found.p90_ns, found.p99_ns, found.max_ns)
+            shown = " / ".join(duration_text(value) for value in quantiles)
+            yield f"    {name:<11} min/p50/p90/p99/max  {shown}  (n={found.count})"
+
+
+def cadence_text(found: Cadence) -> str:
+    """A rhythm in words."""
+    if found.rhythm is Rhythm.FIXED:
+        return f"every {duration_text(found.period_ns)} ({found.attempts} attempts)"
+    if found.rhythm is Rhythm.LINEAR:
+        return (
+            f"after {duration_text(found.period_ns)}, then {duration_text(found.step_ns)} longer each time "
+            f"({found.attempts} attempts)"
+        )
+    if found.rhythm is Rhythm.EXPONENTIAL:
+        return (
+            f"after {duration_text(found.period_ns)}, then {found.factor:.2g} times longer each time "
+            f"({found.attempts} attempts)"
+        )
+    return f"without a rhythm ({found.attempts} attempts)"
