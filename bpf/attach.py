@@ -81,12 +81,12 @@ def attach(bcc: ModuleType, macros: dict[str, int]) -> tuple[Any, list[int]]:
     try:
         # bcc hands diagnostics to stderr, which the parent reads.
         bpf = bcc.BPF(text=(HERE / "tcp_states.c").read_bytes(), cflags=cflags)
-    except Exception as error:  # noqa: BLE001 - bcc raises bare Exception
+    except Exception as error:
         raise AttachError("compile", str(error)) from error
     try:
         program = bpf.load_func(b"tcp_states", bcc.BPF.RAW_TRACEPOINT)
         sample = bpf.load_func(b"tcp_sample", bcc.BPF.RAW_TRACEPOINT)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise AttachError("load", str(error)) from error
     link = bcc.lib.bpf_attach_raw_tracepoint(program.fd, TRACEPOINT.encode())
     if link < 0:
@@ -104,16 +104,17 @@ def main(arguments: list[str]) -> int:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = socket.socket(fileno=int(arguments[0]))
     fds: list[int] = []
-    bpf = None
+    keep: object = None
     try:
         os.environ["BCC_KERNEL_SOURCE"] = str(HERE)  # bcc asks for include/ below it: our stand-in headers
         bcc = import_bcc(arguments[1])
         macros, missing = _macros(json.loads(arguments[2]))
-        bpf, fds = attach(bcc, macros)
+        keep, fds = attach(bcc, macros)  # bcc's object closes the descriptors when it goes
         reply: dict[str, Any] = {"ok": True, "missing": missing}
     except AttachError as error:
         reply = {"ok": False, "stage": error.stage, "error": str(error)}
     with contextlib.suppress(OSError):  # the parent gave up: then nobody needs the answer
         socket.send_fds(channel, [json.dumps(reply).encode()], fds)
+    del keep
     sys.stderr.flush()
     os._exit(0)  # skip bcc's clean-up, which takes longer than the kernel's own

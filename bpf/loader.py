@@ -74,7 +74,7 @@ def load(support: EbpfSupport, ring_bytes: int = RING_BYTES) -> Loaded:
     command = [sys.executable, "-I", "-S", "-c", _CHILD, str(ROOT), str(theirs.fileno()), support.bcc_dir]
     # A file and not a pipe: diagnostics of any length can't block the child.
     with ours, tempfile.TemporaryFile() as diagnostics:
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
+        child = subprocess.Popen(
             [*command, json.dumps(settings)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

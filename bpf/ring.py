@@ -105,9 +105,7 @@ class MappedRing:
         page_bytes = os.sysconf("SC_PAGE_SIZE")
         self.fd = fd
         self._consumer_map = mmap.mmap(fd, page_bytes, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        self._producer_map = mmap.mmap(
-            fd, page_bytes + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page_bytes
-        )
+        self._producer_map = mmap.mmap(fd, page_bytes + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page_bytes)
         self.reader = RingReader(
             np.frombuffer(self._consumer_map, np.uint64, 1),
             np.frombuffer(self._producer_map, np.uint64, 1),

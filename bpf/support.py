@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import sys
 import time
@@ -67,9 +66,9 @@ def find_bcc(places: tuple[str, ...] = _BCC_PLACES) -> str | None:
     """The folder of the distribution's bcc package, looked for outside the virtual environment too."""
     patterns = [*places, *(f"{entry}/bcc" for entry in sys.path if entry.startswith("/usr/"))]
     for pattern in patterns:
-        for found in sorted(glob.glob(pattern), reverse=True):
-            if Path(found, "libbcc.py").is_file():
-                return found
+        for found in sorted(Path("/").glob(pattern.lstrip("/")), reverse=True):
+            if (found / "libbcc.py").is_file():
+                return str(found)
     return None
 
 

@@ -80,6 +80,10 @@ class Summary:
         return 1.0 if self.source == "ebpf" and not self.lost else None
 
 
+_SUMMED = ("bytes_received", "bytes_acked", "retransmits")
+_LOSSES_KEPT = 1000
+
+
 @dataclass
 class _Totals:
     """Sums over ended connections of one endpoint; -1 while no value is known."""
@@ -92,10 +96,6 @@ class _Totals:
             known = rows[name][rows[name] >= 0]
             if len(known):
                 self.sums[name] = max(self.sums[name], 0) + int(known.sum())
-
-
-_SUMMED = ("bytes_received", "bytes_acked", "retransmits")
-_LOSSES_KEPT = 1000
 
 
 class Analysis:

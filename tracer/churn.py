@@ -171,4 +171,3 @@ class ChurnCounter:
             int(self._open[endpoint_id]),
             int(self._peak[endpoint_id]),
         )
-

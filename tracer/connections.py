@@ -197,9 +197,7 @@ class ConnectionTracker:
         rows[have] = self._rows[slots[have]]
         return rows
 
-    def _advance(
-        self, events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp], carried: Connections
-    ) -> Step:
+    def _advance(self, events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp], carried: Connections) -> Step:
         ts_ns = events["ts_ns"].astype(np.int64)
         group_start = _group_starts(keys)
         group = np.cumsum(group_start) - 1
@@ -286,9 +284,7 @@ class ConnectionTracker:
             self._free = list(range(size, 2 * size))
         return self._free.pop()
 
-    def _step(
-        self, ended: Connections, ended_at: NDArray[np.intp], begun: Connections, begun_at: NDArray[np.intp]
-    ) -> Step:
+    def _step(self, ended: Connections, ended_at: NDArray[np.intp], begun: Connections, begun_at: NDArray[np.intp]) -> Step:
         outbound = ~ended["inbound"]
         self.inbound += int(len(ended) - outbound.sum())
         ended, ended_at = ended[outbound], ended_at[outbound]
@@ -308,9 +304,7 @@ def _nothing() -> Step:
 class _Previous:
     """For each event, what was known of its socket just before it: from the event before, or from the carried row."""
 
-    def __init__(
-        self, events: Events, ts_ns: NDArray[np.int64], group_start: NDArray[np.bool_], carried: Connections
-    ) -> None:
+    def __init__(self, events: Events, ts_ns: NDArray[np.int64], group_start: NDArray[np.bool_], carried: Connections) -> None:
         first = np.flatnonzero(group_start)
         self.state = _shifted(events["new_state"], first, carried["last_state"])
         self.ts_ns = _shifted(ts_ns, first, carried["last_ns"])
@@ -393,9 +387,9 @@ def _fill_states(
     spent = np.full(len(rows) * N_STATES, -1, np.int64)
     spent[where] = 0
     np.add.at(spent, where, ts_ns[fits] - previous.ts_ns[fits])
-    spent = spent.reshape(len(rows), N_STATES)
+    spent_in = spent.reshape(len(rows), N_STATES)
     before = rows["state_ns"]
-    rows["state_ns"] = np.where(spent < 0, before, np.maximum(before, 0) + spent)
+    rows["state_ns"] = np.where(spent_in < 0, before, np.maximum(before, 0) + spent_in)
 
 
 def _fill_reasons(rows: Connections, events: Events, segment_start: NDArray[np.intp]) -> None:

@@ -78,7 +78,7 @@ def _split(spec: str) -> tuple[str, str | None]:
         if "/" in rest:  # [2001:db8::]/32:443
             bits, colon, port = rest.partition(":")
             return host + bits, port if colon else None
-        return host, rest[1:] if rest.startswith(":") else (None if not rest else rest)
+        return host, rest[1:] if rest.startswith(":") else rest or None
     if spec.count(":") > 1:  # a bare IPv6 address or network has no port
         return spec, None
     host, colon, port = spec.partition(":")

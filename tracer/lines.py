@@ -103,9 +103,7 @@ _TRANSITION = (
 ).format
 
 
-def transition_lines(
-    batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool = False
-) -> list[str]:
+def transition_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool = False) -> list[str]:
     """One line per transition, and with `samples` one per sample ("type": "sample"), in the order of the batch."""
     events: Events = batch.events
     sample = events["flags"] & np.uint32(EventFlag.SAMPLE) != 0
@@ -208,9 +206,7 @@ def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | N
             "resolution_ns": summary.resolution_ns,
             "events": summary.events,
             "lost": summary.lost,
-            "losses": [
-                {"lost": loss.lost, "since_ns": loss.since_ns, "until_ns": loss.until_ns} for loss in summary.losses
-            ],
+            "losses": [{"lost": loss.lost, "since_ns": loss.since_ns, "until_ns": loss.until_ns} for loss in summary.losses],
             "connections": summary.connections,
             "open": summary.open,
             "inbound": summary.inbound,

@@ -19,18 +19,17 @@ WANTED = (AUTO, EBPF)
 
 
 class Source(Protocol):
-    """Where events come from.
-
-    Attributes:
-        name: the value of `source` in every output.
-        resolution_ns: how exact times are.
-    """
+    """Where events come from."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The value of `source` in every output."""
+        ...
 
     @property
-    def resolution_ns(self) -> int: ...
+    def resolution_ns(self) -> int:
+        """How exact times are, in ns."""
+        ...
 
     def watch(self, endpoints: dict[int, tuple[Endpoint, ...]]) -> None:
         """Watch these, by endpoint id, and nothing else, from now on."""
@@ -167,7 +166,7 @@ def resolve_endpoints(endpoints: Iterable[Endpoint]) -> dict[int, tuple[Endpoint
 
     numbered: dict[int, tuple[Endpoint, ...]] = {}
     for endpoint in {endpoint.label: endpoint for endpoint in endpoints}.values():
-        members = (endpoint,)
+        members: tuple[Endpoint, ...] = (endpoint,)
         if endpoint.host is not None:
             addresses = [parse_endpoint(address).network for address in resolve(endpoint.host)]
             members = tuple(Endpoint(endpoint.label, endpoint.host, address, endpoint.port) for address in addresses)

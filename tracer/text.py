@@ -32,9 +32,7 @@ def printable(text: str) -> str:
     r"""Text that is safe on a terminal: what is not printable is written as \xNN or \uNNNN."""
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+    return "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text)
 
 
 @lru_cache(_CACHED)
@@ -52,7 +50,11 @@ def duration_text(duration_ns: int) -> str:
         return "-"
     for unit, length_ns in (("s", 1_000_000_000), ("ms", 1_000_000), ("µs", 1_000)):
         if duration_ns >= length_ns:
-            return f"{duration_ns / length_ns:.3g}{unit}" if duration_ns < 1000 * length_ns else f"{duration_ns / length_ns:.0f}{unit}"
+            return (
+                f"{duration_ns / length_ns:.3g}{unit}"
+                if duration_ns < 1000 * length_ns
+                else f"{duration_ns / length_ns:.0f}{unit}"
+            )
     return f"{duration_ns}ns"
 
 

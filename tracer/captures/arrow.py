@@ -174,7 +174,7 @@ class _Rows:
         """One column as an Arrow array."""
         known: NDArray[np.bool_] | None = None
         if column.name == "kind":
-            values = self._kinds
+            values: NDArray[Any] = self._kinds
         elif column.name == "early_ns":
             values = self._early
         elif column.name in ("lost", "since_ns"):
@@ -339,7 +339,8 @@ class ArrowTrace:
         starts = [0, *(special + 1).tolist()]
         ends = [*special.tolist(), view.count]
         for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            lost, since_ns, until_ns, endpoints = 0, 0, 0, ()
+            lost, since_ns, until_ns = 0, 0, 0
+            endpoints: tuple[tuple[int, str], ...] = ()
             if index:
                 row = int(special[index - 1])
                 if kinds[row] == _KIND_LOSS:

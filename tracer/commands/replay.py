@@ -16,9 +16,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         stop = Stop()
         with stop.on_signals():
-            run_replay(
-                trace.batches(), trace.header, [report_for(options)], stop, lambda: trace.truncated, options.speed
-            )
+            run_replay(trace.batches(), trace.header, [report_for(options)], stop, lambda: trace.truncated, options.speed)
     finally:
         trace.close()
     return EXIT_OK

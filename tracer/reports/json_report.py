@@ -27,7 +27,7 @@ class JsonReport:
     def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
         """Write the batch's transitions, if wanted, and the connections that ended."""
         assert self._header is not None
-        lines = []
+        lines: list[str] = []
         if self._transitions:
             lines += batch_lines(batch, analysis.endpoints, self._header.clock, samples=True)
         elif batch.lost:

@@ -8,7 +8,7 @@ from typing import TextIO
 import numpy as np
 
 from tracer.analysis import Analysis, EndpointSummary, Summary
-from tracer.cadence import Cadence, Owner, Rhythm
+from tracer.cadence import Cadence, Rhythm
 from tracer.captures.header import TraceHeader
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
@@ -61,7 +61,8 @@ def start_text(header: TraceHeader) -> list[str]:
     error = f"; wall clock within {duration_text(header.clock.error_ns)}" if header.clock else "; wall clock unknown"
     return [
         f"watching {watched}{where}",
-        f"source {printable(header.source)}, times exact to {duration_text(header.resolution_ns)}{error}: {printable(header.why)}",
+        f"source {printable(header.source)}, times exact to {duration_text(header.resolution_ns)}{error}",
+        f"why: {printable(header.why)}",
     ]
 
 
@@ -181,7 +182,6 @@ def cadence_text(found: Cadence) -> str:
         )
     if found.rhythm is Rhythm.EXPONENTIAL:
         return (
-            f"after {duration_text(found.period_ns)}, then {found.factor:.2g} times longer each time "
-            f"({found.attempts} attempts)"
+            f"after {duration_text(found.period_ns)}, then {found.factor:.2g} times longer each time ({found.attempts} attempts)"
         )
     return f"without a rhythm ({found.attempts} attempts)"

@@ -1,0 +1,42 @@
+# Everything a newcomer or CI types. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help run test slow lint types check bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+run: ## set up what is missing, then trace a registry stand-in on this machine (ends by itself)
+	@PYTHON=$(PYTHON) sh .ci/setup run
+	@$(BIN)/regtrace demo
+
+test: ## set up what is missing, then run all tests but the slow ones
+	@PYTHON=$(PYTHON) sh .ci/setup test
+	$(PYTEST) -m "not slow"
+
+slow: ## the slow tests only
+	@PYTHON=$(PYTHON) sh .ci/setup test
+	$(PYTEST) -m slow
+
+lint: ## ruff
+	@PYTHON=$(PYTHON) sh .ci/setup lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: ## mypy --strict
+	@PYTHON=$(PYTHON) sh .ci/setup lint
+	$(BIN)/mypy
+
+check: lint types test ## all of lint, types and test
+
+bench: ## measure against tcpstates and bpftrace, in one run (root; a few minutes)
+	@PYTHON=$(PYTHON) sh .ci/setup bench
+	$(BIN)/python -m tests.bench
+
+clean: ## remove what the set-up and the tools made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
