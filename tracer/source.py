@@ -118,6 +118,13 @@ def _ebpf_lacks(ebpf: EbpfSupport) -> tuple[str, str] | None:
     return None
 
 
+def ebpf_facts(support: HostSupport) -> dict[str, object]:
+    """What `doctor` shows of eBPF: name to value, None where unknown (or not to be known without privileges)."""
+    from bpf.support import describe
+
+    return describe(support.ebpf)
+
+
 def open_source(support: HostSupport, choice: Choice) -> Source:
     """Open what was chosen.
 

@@ -1,0 +1,73 @@
+"""`regtrace doctor`: facts about this host and process, what will be used, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+from tracer import __version__
+from tracer.errors import EXIT_FAILED, EXIT_OK
+from tracer.source import AUTO, choose_source, ebpf_facts, probe_host
+from tracer.text import printable
+
+Facts = dict[str, object]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the facts; exit 1 if nothing can be traced here."""
+    support = probe_host()
+    choice = choose_source(support, AUTO)
+    facts = host_facts() | ebpf_facts(support)
+    if options.json:
+        verdict = {"source": choice.source, "why": choice.why, "remedy": choice.remedy or None}
+        sys.stdout.write(json.dumps({"type": "doctor", **facts, **verdict}) + "\n")
+    else:
+        for name, value in facts.items():
+            sys.stdout.write(f"{name.replace('_', ' '):<24} {printable(_shown(value))}\n")
+        sys.stdout.write(f"\n{'will use':<24} {choice.source or 'nothing'}: {choice.why}\n")
+        if choice.remedy:
+            sys.stdout.write(f"{'to do':<24} {choice.remedy}\n")
+    return EXIT_OK if choice.source else EXIT_FAILED
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def host_facts() -> Facts:
+    """What can be said without knowing any source."""
+    uname = os.uname()
+    return {
+        "regtrace": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "kernel": f"{uname.sysname} {uname.release} {uname.machine}",
+        "host": uname.nodename,
+        "user": f"uid {os.geteuid()}",
+        "cpus": os.cpu_count(),
+        "tracefs_mounted": any(Path(place, "events").is_dir() for place in ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")),
+        "unprivileged_bpf_disabled": _setting("kernel/unprivileged_bpf_disabled"),
+        "bpf_jit_enable": _setting("net/core/bpf_jit_enable"),
+        "lockdown": _text(Path("/sys/kernel/security/lockdown")),
+    }
+
+
+def _setting(name: str) -> int | None:
+    text = _text(Path("/proc/sys", name))
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8", "replace").strip()
+    except OSError:
+        return None
