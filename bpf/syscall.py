@@ -27,6 +27,7 @@ _SYSCALL_NUMBERS = {
 }
 _ATTR_BYTES = 128
 _PROG_INFO_BYTES = 128
+_KEY_ATTR_BYTES = 16  # of the attributes of map commands: map_fd, padding, key
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,7 +90,7 @@ class BpfMap:
         """Remove a key; one that is not there is no error."""
         self._key.raw = key
         try:
-            bpf(MAP_DELETE_ELEM, self._attr)
+            bpf(MAP_DELETE_ELEM, self._attr[:_KEY_ATTR_BYTES])  # the value's field must be zero here
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise

@@ -51,7 +51,7 @@ CONNECTION_DTYPE = np.dtype(
         ("last_state", "u1"),  # TcpState after the last event
         ("last_ns", "i8"),  # boottime of the last event
         ("preexisting", "i1"),  # 1 it was open before the first event, 0 not, -1 unknown (its opening may have been lost)
-        ("gap", "?"),  # transitions are missing between two that were seen
+        ("gap", "?"),  # transitions are missing: between two that were seen, or at the end of one that was cut off
         ("inbound", "?"),  # opened from outside: tracked so that its events are accounted for, never reported
     ]
 )
@@ -221,6 +221,8 @@ class ConnectionTracker:
         end_position = position[segment_end] * 2 + 1
         end_position[cut_off] = position[segment_end[cut_off] + 1] * 2
         over = closed | cut_off
+        rows["gap"] |= cut_off
+        carried["gap"] |= orphaned
         self._store(rows[~over], keys[segment_start[~over]], keys[first])
         ended = np.concatenate([rows[over], carried[orphaned]])
         ended_at = np.concatenate([end_position[over], position[first[orphaned]] * 2])
