@@ -1,0 +1,1 @@
+"""Real daemons on loopback addresses, for tests and for making captures."""
