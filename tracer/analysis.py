@@ -12,7 +12,7 @@ import numpy as np
 
 from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import ChurnCounter
-from tracer.connections import Connections, ConnectionTracker
+from tracer.connections import Connections, ConnectionTracker, blank_connections
 from tracer.events import EventBatch, EventFlag
 from tracer.lifecycle import KNOWN, REASON_NAMES, STATE_NAMES, CloseReason
 from tracer.lifetimes import Distribution, Lifetimes
@@ -141,7 +141,9 @@ class Analysis:
         pieces = [
             self._feed_chunk(batch, start, min(start + CHUNK_EVENTS, len(batch))) for start in range(0, len(batch), CHUNK_EVENTS)
         ]
-        return np.concatenate(pieces) if pieces else self._tracker.feed(batch.events).ended
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([blank_connections(0), *pieces])
 
     def _feed_chunk(self, batch: EventBatch, start: int, end: int) -> Connections:
         events = batch.events[start:end]

@@ -17,22 +17,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.events import N_STATES, EventFlag, Events, TcpState, valid
+from tracer.events import FIELD_FLAGS, N_STATES, EventFlag, Events, TcpState, valid
 from tracer.lifecycle import RANK, CloseReason, close_reasons
 
 CONNECTION_DTYPE = np.dtype(
-    [
+    [  # wide fields first and a whole number of 8-byte words: numpy is slow where values are not aligned
         ("skaddr", "u8"),
         ("first_seen_ns", "i8"),  # boottime
         ("netns", "i8"),  # inode; -1 unknown
-        ("endpoint_id", "u4"),
-        ("family", "u2"),  # of the socket: AF_INET or AF_INET6
-        ("laddr", "u1", (16,)),  # v4-mapped; all zero: unknown
-        ("raddr", "u1", (16,)),
-        ("lport", "i4"),  # -1 unknown
-        ("rport", "i4"),
         ("pid", "i8"),  # of the owner; -1 unknown
-        ("comm", "S16"),  # of the owner; valid where pid is
         ("cgroup_id", "i8"),  # of the owner; -1 unknown
         ("opened_ns", "i8"),  # boottime of CLOSE -> SYN_SENT; -1 not seen
         ("established_ns", "i8"),  # boottime; -1 not seen
@@ -46,13 +39,21 @@ CONNECTION_DTYPE = np.dtype(
         ("srtt_us", "i8"),  # last known; -1 unknown
         ("unread_bytes", "i8"),  # when ESTABLISHED was left, or in the last sample; -1 unknown
         ("idle_ms", "i8"),  # nothing received for so long, at the same moment; -1 unknown
+        ("last_ns", "i8"),  # boottime of the last event
+        ("comm", "S16"),  # of the owner; valid where pid is
+        ("laddr", "u1", (16,)),  # v4-mapped; all zero: unknown
+        ("raddr", "u1", (16,)),
+        ("lport", "i4"),  # -1 unknown
+        ("rport", "i4"),
         ("sk_err", "i4"),  # errno at CLOSE; -1 unknown or still open
+        ("endpoint_id", "u4"),
+        ("family", "u2"),  # of the socket: AF_INET or AF_INET6
         ("close_reason", "u1"),  # CloseReason
         ("last_state", "u1"),  # TcpState after the last event
-        ("last_ns", "i8"),  # boottime of the last event
-        ("preexisting", "i1"),  # 1 it was open before the first event, 0 not, -1 unknown (its opening may have been lost)
+        ("preexisting", "i1"),  # 1 open before the first event, 0 not, -1 unknown (its opening may be lost)
         ("gap", "?"),  # transitions are missing: between two that were seen, or at the end of one that was cut off
         ("inbound", "?"),  # opened from outside: tracked so that its events are accounted for, never reported
+        ("reserved", "u1"),  # 0
     ]
 )
 
@@ -64,13 +65,15 @@ _UNKNOWN_FIELDS = (
     "state_ns", "bytes_received", "bytes_acked", "retransmits", "srtt_us", "unread_bytes", "idle_ms", "sk_err",
 )  # fmt: skip
 _LAST_KNOWN = (
-    ("lport", "sport"), ("netns", "netns"), ("bytes_received", "bytes_received"), ("bytes_acked", "bytes_acked"),
-    ("retransmits", "retransmits"), ("srtt_us", "srtt_us"),
+    ("lport", "sport"), ("laddr", "saddr"), ("netns", "netns"), ("bytes_received", "bytes_received"),
+    ("bytes_acked", "bytes_acked"), ("retransmits", "retransmits"), ("srtt_us", "srtt_us"),
 )  # fmt: skip
 _FIRST_CAPACITY = 256
 T = TypeVar("T", bound=np.generic)
 _CLOSE, _SYN_SENT, _ESTABLISHED = np.uint8(TcpState.CLOSE), np.uint8(TcpState.SYN_SENT), np.uint8(TcpState.ESTABLISHED)
-_INBOUND_STATES = (TcpState.SYN_RECV, TcpState.LISTEN, TcpState.NEW_SYN_RECV)
+_LISTEN = np.uint8(TcpState.LISTEN)
+_IS_INBOUND = np.isin(np.arange(N_STATES), (TcpState.SYN_RECV, TcpState.LISTEN, TcpState.NEW_SYN_RECV))
+"""By the old state of a socket's first event."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,27 @@ class Step:
 
 def blank_connections(count: int) -> Connections:
     """Rows of which nothing is known."""
-    rows = np.zeros(count, CONNECTION_DTYPE)
+    return np.tile(_BLANK_WORDS, count).view(CONNECTION_DTYPE)
+
+
+def _blank_words() -> NDArray[np.uint64]:
+    row = np.zeros(1, CONNECTION_DTYPE)
     for field in _UNKNOWN_FIELDS:
-        rows[field] = -1
-    return rows
+        row[field] = -1
+    return row.view(np.uint64)
+
+
+_BLANK_WORDS = _blank_words()
+
+
+def _take(records: NDArray[np.void], index: NDArray[np.intp]) -> NDArray[np.void]:
+    """`records[index]`, several times faster: structures are moved as words instead of field by field."""
+    return _words(records).take(index, axis=0).reshape(-1).view(records.dtype)
+
+
+def _words(records: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Contiguous structures as words, shape (n, itemsize / 8)."""
+    return records.view(np.uint64).reshape(len(records), records.dtype.itemsize // 8)
 
 
 def is_opening(events: Events) -> NDArray[np.bool_]:
@@ -105,7 +125,7 @@ class ConnectionTracker:
     """Turns events into connections, keeping those that are still open.
 
     Attributes:
-        inbound: connections from outside that ended or are open, not reported.
+        inbound: sockets opened from outside (or listening), ended or open; not reported.
         orphan_samples: samples that fitted no connection (it closed while it was sampled).
     """
 
@@ -113,6 +133,7 @@ class ConnectionTracker:
         self.inbound = 0
         self.orphan_samples = 0
         self._loss_seen = False
+        self._ports_seen = False
         self._rows = blank_connections(_FIRST_CAPACITY)
         self._slots: dict[int, int] = {}  # identity key -> index into _rows
         self._free = list(range(_FIRST_CAPACITY))
@@ -141,14 +162,32 @@ class ConnectionTracker:
 
     def feed(self, events: Events) -> Step:
         """Take the next events, in the order in which their source saw them."""
-        transition = (events["old_state"] != events["new_state"]) | (events["flags"] & np.uint32(EventFlag.SAMPLE) != 0)
+        cuts = self._cuts(events)
+        if cuts.size:
+            return _joined([self._feed(piece) for piece in np.split(events, cuts)])
+        return self._feed(events)
+
+    def _cuts(self, events: Events) -> NDArray[np.intp]:
+        """Where events must be cut so that each can be compared with the event before it on its socket.
+
+        Connections are told apart by their local port, which is that of the last event that had one. That is the event
+        before, except where a port could not be read: then the row has to remember it.
+        """
+        has_port = valid(events, "sport")
+        self._ports_seen = self._ports_seen or bool(has_port.any())
+        if has_port.all() or not self._ports_seen:
+            return np.zeros(0, np.intp)
+        return np.flatnonzero(~has_port & ~is_opening(events)) + 1
+
+    def _feed(self, events: Events) -> Step:
+        transition = (events["old_state"] != events["new_state"]) | _is_sample(events)
         position = np.flatnonzero(transition)
         if not position.size:
             return _nothing()
         keys = self._keys(events)[position]
         order = np.argsort(keys, kind="stable")
         keys, position = keys[order], position[order]
-        events = events[position]
+        events = _take(np.ascontiguousarray(events), position)
         carried, events, keys, position = self._drop_orphan_samples(events, keys, position)
         if not len(events):
             return _nothing()
@@ -170,23 +209,22 @@ class ConnectionTracker:
     def _drop_orphan_samples(
         self, events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp]
     ) -> tuple[Connections, Events, NDArray[np.uint64], NDArray[np.intp]]:
-        """Remove samples that don't fit the state their socket is known to be in; look up the open row of each key.
+        """Remove samples that don't fit what their socket is known to be; look up the open row of each key.
 
         Returns:
-            (carried, events, keys, position): one carried row per *event's key group*, blank where the key has none.
+            (carried, events, keys, position): one carried row per *key*, blank where it has none.
         """
-        is_sample = events["flags"] & np.uint32(EventFlag.SAMPLE) != 0
+        is_sample = _is_sample(events)
         if is_sample.any():
-            starts = _group_starts(keys)
-            group = np.cumsum(starts) - 1
-            state = self._carried(keys[starts])["last_state"][group]
-            # the last transition at or before each event, within its group
-            last = np.maximum.accumulate(np.where(is_sample, -1, np.arange(len(events))))
-            within = (last >= 0) & (last >= np.flatnonzero(starts)[group])
-            state = np.where(within, events["new_state"][np.maximum(last, 0)], state)
-            keep = ~is_sample | ((events["old_state"] == state) & (state != _CLOSE))
+            starts = np.flatnonzero(_group_starts(keys))
+            ends = np.append(starts[1:], len(keys))
+            sampled = np.flatnonzero(np.logical_or.reduceat(is_sample, starts))
+            keep = np.ones(len(events), bool)
+            for row, group in zip(self._carried(keys[starts[sampled]]), sampled, strict=True):
+                within = slice(int(starts[group]), int(ends[group]))
+                keep[within] = _fitting(row, events[within])
             self.orphan_samples += int(len(keep) - keep.sum())
-            events, keys, position = events[keep], keys[keep], position[keep]
+            events, keys, position = _take(events, np.flatnonzero(keep)), keys[keep], position[keep]
         return self._carried(keys[_group_starts(keys)]), events, keys, position
 
     def _carried(self, keys: NDArray[np.uint64]) -> Connections:
@@ -200,56 +238,94 @@ class ConnectionTracker:
     def _advance(self, events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp], carried: Connections) -> Step:
         ts_ns = events["ts_ns"].astype(np.int64)
         group_start = _group_starts(keys)
-        group = np.cumsum(group_start) - 1
-        previous = _Previous(events, ts_ns, group_start, carried)
-        begins = self._begins(events, previous, group_start, carried)
-        # A carried row that the first event of its group does not continue ends here, unfinished.
         first = np.flatnonzero(group_start)
-        orphaned = begins[first] & (carried["last_state"] != 0)
+        previous_state = _shifted(events["new_state"], first, carried["last_state"])
+        begins = is_opening(events) | (previous_state == _CLOSE)
+        begins[first] |= carried["last_state"] == 0
+        begins |= self._belong_elsewhere(events, previous_state, first, carried)
         # segments
-        segment_start = np.flatnonzero(begins | group_start)
-        segment = np.cumsum(begins | group_start) - 1
+        starts = begins | group_start
+        segment_start = np.flatnonzero(starts)
+        segment = np.cumsum(starts) - 1
         rows = blank_connections(len(segment_start))
-        continues = ~begins[segment_start]
-        rows[continues] = carried[group[segment_start[continues]]]
-        self._start_rows(rows, ~continues, events[segment_start], ts_ns[segment_start])
-        _fill(rows, events, ts_ns, segment, segment_start, previous, begins)
-        # what ended: at CLOSE, or cut off by another connection on the same socket address
-        segment_end = np.append(segment_start[1:], len(events)) - 1
-        closed = rows["last_state"] == _CLOSE
-        cut_off = np.append(group[segment_start[1:]] == group[segment_start[:-1]], False) & ~closed
-        end_position = position[segment_end] * 2 + 1
-        end_position[cut_off] = position[segment_end[cut_off] + 1] * 2
-        over = closed | cut_off
-        rows["gap"] |= cut_off
+        new = begins[segment_start]
+        if not new.all():
+            group = np.cumsum(group_start) - 1
+            rows[~new] = carried[group[segment_start[~new]]]
+        self._start_rows(rows, new, events, segment_start, ts_ns)
+        previous_ns = _shifted(ts_ns, first, carried["last_ns"])
+        _fill(rows, events, segment_start)
+        _fill_times(rows, events, ts_ns, segment, segment_start)
+        _fill_states(rows, events["old_state"], ts_ns - previous_ns, segment, previous_state, begins)
+        # A carried row that the first event of its group does not continue ends here, unfinished.
+        orphaned = begins[first] & (carried["last_state"] != 0)
         carried["gap"] |= orphaned
-        self._store(rows[~over], keys[segment_start[~over]], keys[first])
-        ended = np.concatenate([rows[over], carried[orphaned]])
-        ended_at = np.concatenate([end_position[over], position[first[orphaned]] * 2])
+        return self._settle(rows, keys, position, segment_start, new, carried[orphaned], first[orphaned])
+
+    def _settle(
+        self,
+        rows: Connections,
+        keys: NDArray[np.uint64],
+        position: NDArray[np.intp],
+        segment_start: NDArray[np.intp],
+        new: NDArray[np.bool_],
+        orphans: Connections,
+        orphaned_by: NDArray[np.intp],
+    ) -> Step:
+        """Part what ended (at CLOSE, or cut off by another connection on its socket address) from what goes on."""
+        keys_of = keys[segment_start]
+        closed = rows["last_state"] == _CLOSE
+        cut_off = np.append(keys_of[1:] == keys_of[:-1], False) & ~closed
+        rows["gap"] |= cut_off
+        over = closed | cut_off
+        segment_end = np.append(segment_start[1:], len(keys)) - 1
+        ended_at = position[segment_end] * 2 + 1
+        ended_at[cut_off] = position[segment_end[cut_off] + 1] * 2
+        self._store(rows[~over], keys_of[~over], keys_of)
+        index = np.flatnonzero(over)
+        ended_at = ended_at[index]
         order = np.argsort(ended_at, kind="stable")
-        return self._step(ended[order], ended_at[order], rows[~continues], position[segment_start[~continues]] * 2)
+        ended, ended_at = _take(rows, index[order]), ended_at[order]
+        if len(orphans):
+            ended = np.concatenate([ended, orphans])
+            ended_at = np.concatenate([ended_at, position[orphaned_by] * 2])
+            order = np.argsort(ended_at, kind="stable")
+            ended, ended_at = ended[order], ended_at[order]
+        self.inbound += int((new & rows["inbound"]).sum())
+        outbound = new & ~rows["inbound"]
+        return self._step(ended, ended_at, rows["endpoint_id"][outbound], position[segment_start[outbound]] * 2)
 
-    def _begins(
-        self, events: Events, previous: _Previous, group_start: NDArray[np.bool_], carried: Connections
+    def _belong_elsewhere(
+        self, events: Events, previous_state: NDArray[np.uint8], first: NDArray[np.intp], carried: Connections
     ) -> NDArray[np.bool_]:
-        """Where a connection begins: bool, shape (n_events,)."""
-        begins = is_opening(events) | (previous.state == _CLOSE)
-        begins[np.flatnonzero(group_start)] |= carried["last_state"] == 0
-        broken = np.flatnonzero((previous.state != events["old_state"]) & ~begins)
-        if broken.size:  # events are missing: is it still the same connection?
-            backwards = RANK[events["old_state"][broken]] < RANK[previous.state[broken]]
-            has_port = valid(events, "sport")[broken]
-            other_port = has_port & (previous.lport[broken] >= 0) & (previous.lport[broken] != events["sport"][broken])
-            other_peer = (previous.rport[broken] != events["dport"][broken]) | (
-                previous.raddr[broken] != events["daddr"][broken]
-            ).any(axis=1)
-            begins[broken] |= backwards | other_port | other_peer
-        return begins
+        """Where an event can't be of the same connection as the one before on its socket: bool, shape (n_events,).
 
-    def _start_rows(self, rows: Connections, new: NDArray[np.bool_], first: Events, first_ns: NDArray[np.int64]) -> None:
-        """Fill what the first event of a new connection says; `rows` and `first` have shape (n_segments,)."""
-        index = np.flatnonzero(new)
-        first, first_ns = first[index], first_ns[index]
+        Its ends differ, or its state lies before the one that was reached. It happens only where events are missing.
+        """
+        ports = np.where(valid(events, "sport"), events["sport"].astype(np.int32), -1)
+        before = _shifted(ports, first, carried["lport"])
+        elsewhere = (ports != before) & (ports >= 0) & (before >= 0)
+        dport = events["dport"]
+        elsewhere |= dport != _shifted(dport, first, carried["rport"].astype(dport.dtype))
+        for half in range(2):
+            daddr = _halves(events, "daddr")[:, half]
+            elsewhere |= daddr != _shifted(daddr, first, _halves(carried, "raddr")[:, half])
+        broken = np.flatnonzero(previous_state != events["old_state"])
+        elsewhere[broken] |= RANK[events["old_state"][broken]] < RANK[previous_state[broken]]
+        return elsewhere
+
+    def _start_rows(
+        self,
+        rows: Connections,
+        new: NDArray[np.bool_],
+        events: Events,
+        segment_start: NDArray[np.intp],
+        ts_ns: NDArray[np.int64],
+    ) -> None:
+        """Fill what the first event of a new connection says; `rows`, `new` and `segment_start` have shape (n_segments,)."""
+        index = slice(None) if new.all() else np.flatnonzero(new)
+        first = _take(events, segment_start[index])
+        first_ns = ts_ns[segment_start[index]]
         opening = is_opening(first)
         rows["skaddr"][index] = first["skaddr"]
         rows["first_seen_ns"][index] = first_ns
@@ -259,12 +335,12 @@ class ConnectionTracker:
         rows["rport"][index] = first["dport"]
         rows["opened_ns"][index] = np.where(opening, first_ns, -1)
         rows["preexisting"][index] = np.where(opening, 0, -1 if self._loss_seen else 1)
-        rows["inbound"][index] = np.isin(first["old_state"], _INBOUND_STATES)
+        rows["inbound"][index] = _IS_INBOUND[first["old_state"]] | (first["new_state"] == _LISTEN)
         owner = first["flags"] & np.uint32(EventFlag.OWNER) != 0
         has_pid, has_cgroup = owner & valid(first, "pid"), owner & valid(first, "cgroup_id")
-        rows["pid"][index[has_pid]] = first["pid"][has_pid]
-        rows["comm"][index[has_pid]] = first["comm"][has_pid]
-        rows["cgroup_id"][index[has_cgroup]] = first["cgroup_id"][has_cgroup].astype(np.int64)
+        rows["pid"][index] = np.where(has_pid, first["pid"].astype(np.int64), -1)
+        rows["comm"][index] = np.where(has_pid, first["comm"], b"")
+        rows["cgroup_id"][index] = np.where(has_cgroup, first["cgroup_id"].astype(np.int64), -1)
 
     def _store(self, rows: Connections, keys: NDArray[np.uint64], touched: NDArray[np.uint64]) -> None:
         """Keep the rows that are still open; forget the other touched keys."""
@@ -286,34 +362,63 @@ class ConnectionTracker:
             self._free = list(range(size, 2 * size))
         return self._free.pop()
 
-    def _step(self, ended: Connections, ended_at: NDArray[np.intp], begun: Connections, begun_at: NDArray[np.intp]) -> Step:
-        outbound = ~ended["inbound"]
-        self.inbound += int(len(ended) - outbound.sum())
-        ended, ended_at = ended[outbound], ended_at[outbound]
-        begun, begun_at = begun[~begun["inbound"]], begun_at[~begun["inbound"]]
+    def _step(
+        self,
+        ended: Connections,
+        ended_at: NDArray[np.intp],
+        begun_endpoint: NDArray[np.uint32],
+        begun_at: NDArray[np.intp],
+    ) -> Step:
+        if ended["inbound"].any():
+            outbound = ~ended["inbound"]
+            ended, ended_at = ended[outbound], ended_at[outbound]
         undecided = ended["close_reason"] == CloseReason.UNDECIDED
         ended["close_reason"][undecided] = CloseReason.UNKNOWN
-        endpoint_id = np.concatenate([ended["endpoint_id"], begun["endpoint_id"]])
-        change = np.concatenate([np.full(len(ended), -1, np.int64), np.ones(len(begun), np.int64)])
+        endpoint_id = np.concatenate([ended["endpoint_id"], begun_endpoint])
+        change = np.concatenate([np.full(len(ended), -1, np.int64), np.ones(len(begun_endpoint), np.int64)])
         order = np.argsort(np.concatenate([ended_at, begun_at]), kind="stable")
         return Step(ended, endpoint_id[order], change[order])
+
+
+def _is_sample(events: Events) -> NDArray[np.bool_]:
+    return (events["flags"] & np.uint32(EventFlag.SAMPLE)) != 0
+
+
+def _fitting(row: np.void, events: Events) -> list[bool]:
+    """Which events of one socket to keep: every transition, and the samples of the connection that it was just then.
+
+    Samples are few (one per open connection and second), so this is a loop.
+    """
+    state, lport, remote = int(row["last_state"]), int(row["lport"]), (int(row["rport"]), row["raddr"].tobytes())
+    keep = []
+    for event, has_port, sample in zip(events, valid(events, "sport").tolist(), _is_sample(events).tolist(), strict=True):
+        own_remote = (int(event["dport"]), event["daddr"].tobytes())
+        port = int(event["sport"]) if has_port else -1
+        same_ends = own_remote == remote and (port < 0 or lport < 0 or port == lport)
+        if sample:
+            fits = same_ends and state not in (0, TcpState.CLOSE) and event["old_state"] == state
+        else:
+            fits = True
+            goes_on = same_ends and state != TcpState.CLOSE and RANK[event["old_state"]] >= RANK[state]
+            if not goes_on or (event["old_state"], event["new_state"]) == (TcpState.CLOSE, TcpState.SYN_SENT):
+                lport = -1
+            state, remote = int(event["new_state"]), own_remote
+        if fits and port >= 0:
+            lport = port
+        keep.append(fits)
+    return keep
 
 
 def _nothing() -> Step:
     return Step(blank_connections(0), np.zeros(0, np.uint32), np.zeros(0, np.int64))
 
 
-class _Previous:
-    """For each event, what was known of its socket just before it: from the event before, or from the carried row."""
-
-    def __init__(self, events: Events, ts_ns: NDArray[np.int64], group_start: NDArray[np.bool_], carried: Connections) -> None:
-        first = np.flatnonzero(group_start)
-        self.state = _shifted(events["new_state"], first, carried["last_state"])
-        self.ts_ns = _shifted(ts_ns, first, carried["last_ns"])
-        ports = np.where(valid(events, "sport"), events["sport"].astype(np.int32), -1)
-        self.lport = _shifted(ports, first, carried["lport"])
-        self.rport = _shifted(events["dport"].astype(np.int32), first, carried["rport"])
-        self.raddr = _shifted(events["daddr"], first, carried["raddr"])
+def _joined(steps: list[Step]) -> Step:
+    return Step(
+        np.concatenate([step.ended for step in steps]),
+        np.concatenate([step.endpoint_id for step in steps]),
+        np.concatenate([step.change for step in steps]),
+    )
 
 
 def _shifted(values: NDArray[T], first: NDArray[np.intp], carried: NDArray[T]) -> NDArray[T]:
@@ -321,6 +426,14 @@ def _shifted(values: NDArray[T], first: NDArray[np.intp], carried: NDArray[T]) -
     shifted[1:] = values[:-1]
     shifted[first] = carried
     return shifted
+
+
+def _halves(records: NDArray[np.void], field: str) -> NDArray[np.uint64]:
+    """An address field of structures, shape (n, 16) bytes, as two words each, shape (n, 2)."""
+    fields = records.dtype.fields
+    assert fields is not None
+    first = fields[field][1] // 8
+    return _words(records)[:, first : first + 2]
 
 
 def _group_starts(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -334,64 +447,71 @@ def _last_where(mask: NDArray[np.bool_], segment_start: NDArray[np.intp]) -> NDA
     return np.maximum.reduceat(np.where(mask, np.arange(len(mask)), -1), segment_start)
 
 
-def _fill(
+def _fill(rows: Connections, events: Events, segment_start: NDArray[np.intp]) -> None:
+    """Bring the values of rows, shape (n_segments,), up to date with the events of their segments."""
+    last = np.append(segment_start[1:], len(events)) - 1
+    flags = events["flags"]
+    everything = np.uint32(sum(FIELD_FLAGS[source] for source in dict.fromkeys(source for _, source in _LAST_KNOWN)))
+    tail = _take(events, last)
+    whole = (tail["flags"] & everything == everything).all()  # the usual case: the last event knows it all
+    for field, source in _LAST_KNOWN:
+        if whole:
+            rows[field] = tail[source]
+            continue
+        index = _last_where(flags & np.uint32(FIELD_FLAGS[source]) != 0, segment_start)
+        have = index >= 0
+        rows[field][have] = events[source][index[have]]
+    # the data phase ends once; a sample in it is superseded by what ends it
+    in_data = events["old_state"] == _ESTABLISHED
+    for field in ("unread_bytes", "idle_ms"):
+        index = _last_where(in_data & valid(events, field), segment_start)
+        have = index >= 0
+        rows[field][have] = events[field][index[have]]
+    rows["last_state"] = tail["new_state"]
+    has_err = (tail["new_state"] == _CLOSE) & valid(tail, "sk_err")
+    rows["sk_err"][has_err] = tail["sk_err"][has_err]
+    _fill_reasons(rows, events, segment_start)
+
+
+def _fill_times(
     rows: Connections,
     events: Events,
     ts_ns: NDArray[np.int64],
     segment: NDArray[np.intp],
     segment_start: NDArray[np.intp],
-    previous: _Previous,
-    begins: NDArray[np.bool_],
 ) -> None:
-    """Bring rows, shape (n_segments,), up to date with the events of their segments."""
-    old, new = events["old_state"], events["new_state"]
-    last = np.append(segment_start[1:], len(events)) - 1
-    for field, source in _LAST_KNOWN:
-        index = _last_where(valid(events, source), segment_start)
-        have = index >= 0
-        rows[field][have] = events[source][index[have]].astype(np.int64)
-    index = _last_where(valid(events, "saddr"), segment_start)
-    rows["laddr"][index >= 0] = events["saddr"][index[index >= 0]]
-    # the data phase ends once; a sample in it is superseded by what ends it
-    in_data = old == _ESTABLISHED
-    for field in ("unread_bytes", "idle_ms"):
-        index = _last_where(in_data & valid(events, field), segment_start)
-        have = index >= 0
-        rows[field][have] = events[field][index[have]]
-    established = (new == _ESTABLISHED) & (old != _ESTABLISHED)
+    """Bring the times of rows, shape (n_segments,), up to date with the events of their segments."""
+    new = events["new_state"]
+    established = (new == _ESTABLISHED) & (events["old_state"] != _ESTABLISHED)
     rows["established_ns"][segment[established]] = ts_ns[established]
-    _fill_states(rows, old, ts_ns, segment, previous, begins)
-    _fill_reasons(rows, events, segment_start)
-    rows["last_state"] = new[last]
+    last = np.append(segment_start[1:], len(events)) - 1
     rows["last_ns"] = ts_ns[last]
-    closed = new[last] == _CLOSE
-    rows["closed_ns"][closed] = ts_ns[last[closed]]
-    has_err = closed & valid(events, "sk_err")[last]
-    rows["sk_err"][has_err] = events["sk_err"][last[has_err]]
+    rows["closed_ns"] = np.where(new[last] == _CLOSE, ts_ns[last], -1)
     for field, end, start in (("connect_ns", "established_ns", "opened_ns"), ("lifetime_ns", "closed_ns", "opened_ns")):
-        have = (rows[end] >= 0) & (rows[start] >= 0)
-        rows[field][have] = rows[end][have] - rows[start][have]
+        known = (rows[end] >= 0) & (rows[start] >= 0)
+        rows[field] = np.where(known, rows[end] - rows[start], -1)
 
 
 def _fill_states(
     rows: Connections,
     old: NDArray[np.uint8],
-    ts_ns: NDArray[np.int64],
+    since_previous_ns: NDArray[np.int64],
     segment: NDArray[np.intp],
-    previous: _Previous,
+    previous_state: NDArray[np.uint8],
     begins: NDArray[np.bool_],
 ) -> None:
     """Add the time between two events that fit together to the state they share; mark the gap where they don't."""
-    follows = ~begins
-    fits = follows & (previous.state == old)
-    rows["gap"][segment[follows & ~fits]] = True
+    fits = ~begins & (previous_state == old)
+    missing = ~begins & ~fits
+    rows["gap"][segment[missing]] = True
     where = segment[fits] * N_STATES + old[fits]
-    spent = np.full(len(rows) * N_STATES, -1, np.int64)
-    spent[where] = 0
-    np.add.at(spent, where, ts_ns[fits] - previous.ts_ns[fits])
-    spent_in = spent.reshape(len(rows), N_STATES)
-    before = rows["state_ns"]
-    rows["state_ns"] = np.where(spent_in < 0, before, np.maximum(before, 0) + spent_in)
+    spent_ns = np.zeros(len(rows) * N_STATES, np.int64)
+    np.add.at(spent_ns, where, since_previous_ns[fits])
+    seen = np.zeros(len(rows) * N_STATES, bool)
+    seen[where] = True
+    known = rows["state_ns"]
+    total_ns = np.maximum(known, 0) + spent_ns.reshape(known.shape)
+    rows["state_ns"] = np.where(seen.reshape(known.shape), total_ns, known)
 
 
 def _fill_reasons(rows: Connections, events: Events, segment_start: NDArray[np.intp]) -> None:
