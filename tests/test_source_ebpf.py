@@ -168,10 +168,14 @@ def test_a_sample_of_an_address_that_is_no_socket_gives_nothing(source: EbpfSour
 
 
 def test_closing_leaves_no_program_and_no_descriptor() -> None:
-    before, fds = {number for number, _, _ in loaded_programs()}, open_descriptors()
-    EbpfSource(probe()).close()
+    fds = open_descriptors()
+    source = EbpfSource(probe())
+    fdinfo = Path(f"/proc/self/fdinfo/{source.program_fd}").read_text()
+    number = int(fdinfo.split("prog_id:")[1].split()[0])
+    assert number in {loaded for loaded, _, _ in loaded_programs()}
+    source.close()
     deadline = time.monotonic() + 10
-    while {number for number, _, _ in loaded_programs()} - before and time.monotonic() < deadline:
+    while number in {loaded for loaded, _, _ in loaded_programs()} and time.monotonic() < deadline:
         time.sleep(0.05)  # the kernel frees programs after a grace period
-    assert {number for number, _, _ in loaded_programs()} <= before
+    assert number not in {loaded for loaded, _, _ in loaded_programs()}
     assert open_descriptors() == fds

@@ -6,6 +6,7 @@ is sent for, and it identifies nobody.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ KNOWN_CLIENTS = frozenset(
 )  # fmt: skip
 _V4_PREFIX = bytes(10) + b"\xff\xff" + b"\xc6\x12"  # 198.18.0.0/15, RFC 2544: for tests, routed nowhere
 _V6_PREFIX = b"\x20\x01\x0d\xb8" + bytes(8)  # 2001:db8::/32, RFC 3849: for documentation
+_RELEASE = re.compile(r"^(\d+\.\d+).*")  # what follows the second number says who built it, and for what machine
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -34,9 +36,10 @@ class Anonymiser:
         self._numbers: dict[str, dict[int, int]] = {"skaddr": {}, "cgroup_id": {}, "netns": {}}
 
     def header(self, header: TraceHeader) -> TraceHeader:
-        """The header without host and names; labels keep their number and port."""
+        """The header without host and names; labels keep their number and port, the kernel its version."""
         endpoints = {number: self._label(number, label) for number, label in header.endpoints.items()}
-        return replace(header, host="", endpoints=endpoints, settings={"anonymised": "yes"})
+        kernel = " ".join(_RELEASE.sub(r"\1", word) for word in header.kernel.split())
+        return replace(header, host="", kernel=kernel, endpoints=endpoints, settings={"anonymised": "yes"})
 
     def batch(self, batch: EventBatch) -> EventBatch:
         """The batch with stand-ins."""

@@ -15,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.connections import is_opening
-from tracer.events import EventFlag, Events
+from tracer.events import EventFlag, Events, valid
 
 BURST_GAP_NS = 100_000_000
+_NO_CGROUP = 2**64 - 1
 ATTEMPTS_KEPT = 32
 OWNERS_MAX = 4096
 TOLERANCE = 0.10
 """Largest relative distance of an interval from the rhythm's: retries take as long as the request they repeat."""
 INTERVALS_MIN = 3
 """2 and 4 s alone may be linear or exponential, and any two intervals are somewhat alike."""
+
 GROWTH_MIN = 1.25
 """Smallest factor of an exponential rhythm, and smallest growth over a whole linear one."""
 
@@ -175,7 +177,8 @@ def _owner(event: np.void) -> Owner:
 def _owner_keys(events: Events) -> NDArray[np.uint64]:
     """A 64-bit hash of each event's owner (multiply and fold with odd constants): a sort of integers instead of strings."""
     comm = np.ascontiguousarray(events["comm"]).view(np.uint64).reshape(len(events), 2)
-    parts = (events["endpoint_id"].astype(np.uint64), events["cgroup_id"], comm[:, 0], comm[:, 1])
+    cgroup_id = np.where(valid(events, "cgroup_id"), events["cgroup_id"], np.uint64(_NO_CGROUP))
+    parts = (events["endpoint_id"].astype(np.uint64), cgroup_id, comm[:, 0], comm[:, 1])
     keys = np.zeros(len(events), np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:

@@ -158,7 +158,7 @@ class ConnectionTracker:
         stale = (rows["last_state"] == _ESTABLISHED) & (rows["state_ns"][:, TcpState.ESTABLISHED] < 0)
         for field in ("bytes_received", "bytes_acked", "retransmits"):
             rows[field][stale] = -1
-        return rows[np.lexsort((rows["skaddr"], rows["first_seen_ns"]))]
+        return rows[np.lexsort((rows["netns"], rows["skaddr"], rows["first_seen_ns"]))]
 
     def feed(self, events: Events) -> Step:
         """Take the next events, in the order in which their source saw them."""

@@ -19,7 +19,7 @@ from tracer.captures.header import FORMAT_VERSION, TraceHeader
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
 from tracer.events import EventBatch, EventFlag, Events, valid
-from tracer.lifecycle import REASON_NAMES, STATE_NAMES
+from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
 from tracer.lifetimes import QUANTILE_ERROR, Distribution
 from tracer.text import address_text, comm_text
 
@@ -147,6 +147,7 @@ _CONNECTION = (
     '"srtt_us": {}, "unread_bytes": {}, "idle_ms": {}, "sk_err": {}, "states": {{{}}}, "preexisting": {}, "gap": {}, '
     '"family": {}, "netns": {}, "cgroup_id": {}, "skaddr": "{:#x}", "first_seen_ns": {}}}'
 ).format
+_LIFE_ORDER = (np.argsort(RANK[1:], kind="stable") + 1).tolist()
 _PREEXISTING = {1: "true", 0: "false", -1: "null"}
 
 
@@ -188,7 +189,7 @@ def _states(rows: Connections) -> list[str]:
     """The inside of "states": time in each state that was seen, null for one that an open connection is in since then."""
     texts = []
     for spent, last in zip(rows["state_ns"].tolist(), rows["last_state"].tolist(), strict=True):
-        pairs = [f'"{STATE_NAMES[state]}": {spent_ns}' for state, spent_ns in enumerate(spent) if spent_ns >= 0]
+        pairs = [f'"{STATE_NAMES[state]}": {spent[state]}' for state in _LIFE_ORDER if spent[state] >= 0]
         if STATE_NAMES[last] != "CLOSE" and spent[last] < 0:
             pairs.append(f'"{STATE_NAMES[last]}": null')
         texts.append(", ".join(pairs))
