@@ -39,7 +39,8 @@ class Anonymiser:
         """The header without host and names; labels keep their number and port, the kernel its version."""
         endpoints = {number: self._label(number, label) for number, label in header.endpoints.items()}
         kernel = " ".join(_RELEASE.sub(r"\1", word) for word in header.kernel.split())
-        return replace(header, host="", kernel=kernel, endpoints=endpoints, settings={"anonymised": "yes"})
+        why = f"recorded from {header.source} and anonymised"
+        return replace(header, host="", kernel=kernel, why=why, endpoints=endpoints, settings={"anonymised": "yes"})
 
     def batch(self, batch: EventBatch) -> EventBatch:
         """The batch with stand-ins."""
@@ -53,7 +54,9 @@ class Anonymiser:
         return replace(batch, events=events, endpoints=endpoints)
 
     def _label(self, number: int, label: str) -> str:
-        return f"registry-{number}:{label.rpartition(':')[2]}"
+        port = label.rpartition(":")[2]
+        known = port == "*" or (port.isascii() and port.isdigit())
+        return f"registry-{number}:{port}" if known else f"registry-{number}"
 
     def _replaced_addresses(self, column: NDArray[np.uint8]) -> NDArray[np.uint8]:
         unique, inverse = np.unique(column, axis=0, return_inverse=True)

@@ -6,6 +6,8 @@ bins of event time and bounded memory, for views and rates of a watch that never
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -85,89 +87,95 @@ def _per_window(times_ns: NDArray[np.int64], edges_ns: NDArray[np.int64]) -> NDA
     return np.diff(np.searchsorted(np.sort(times_ns), edges_ns))
 
 
-def _integral(times_ns: NDArray[np.int64], edges_ns: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sum over all times of max(0, edge - max(time, first edge)), for each edge: exact for spans below 104 days."""
+def _integral(times_ns: NDArray[np.int64], edges_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sum over all times of max(0, edge - max(time, first edge)), for each edge, modulo 2^64.
+
+    It may wrap; the differences that are taken of it do not while a window has less than 2^63 ns (106,751 days) open in all.
+    """
     times = np.sort(np.clip(times_ns, edges_ns[0], edges_ns[-1])) - edges_ns[0]
-    sums = np.concatenate([[0], np.cumsum(times)])
+    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(times)])
     edges = edges_ns - edges_ns[0]
     before = np.searchsorted(times, edges)
-    return (before * edges - sums[before]).astype(np.float64)
+    return before * edges - sums[before]
+
+
+class _Totals:
+    """Counts of one endpoint since the start of the trace."""
+
+    def __init__(self) -> None:
+        self.opens = 0
+        self.closes = np.zeros(len(CloseReason), np.int64)
+        self.open = 0
+        self.peak = 0
 
 
 class ChurnCounter:
-    """Opens and closes by endpoint in bins of event time, and the number open, fed in trace order."""
+    """Opens and closes by endpoint in bins of event time, and the number open, fed in trace order.
+
+    Memory follows what is in the trace, not the endpoint ids that it names: at most `bins` bins, and in each the endpoints
+    that were active in it.
+    """
 
     def __init__(self, bin_ns: int = BIN_NS, bins: int = BINS) -> None:
         self.bin_ns = bin_ns
         self._bins = bins
-        self._counts = np.zeros((1, bins, _KINDS), np.int64)  # by endpoint id
-        self._bin_number = np.full(bins, -1, np.int64)  # which bin of event time each column holds
-        self._open = np.zeros(1, np.int64)
-        self._peak = np.zeros(1, np.int64)
-        self._opens = np.zeros(1, np.int64)
-        self._closes = np.zeros((1, len(CloseReason)), np.int64)
+        self._counts: dict[int, dict[int, NDArray[np.int64]]] = {}  # bin number -> endpoint id -> counts by kind
+        self._newest = -1
+        self._totals: defaultdict[int, _Totals] = defaultdict(_Totals)
 
     def add(self, events: Events, ended: Connections) -> None:
         """Count the openings among `events` and the connections that `ended` with them (both in trace order)."""
-        opening = events[is_opening(events)]
-        highest = max(int(rows["endpoint_id"].max(initial=0)) for rows in (opening, ended))
-        if highest >= len(self._open):
-            self._grow(highest + 1)
-        np.add.at(self._opens, opening["endpoint_id"], 1)
-        np.add.at(self._closes, (ended["endpoint_id"], ended["close_reason"]), 1)
-        self._count_bins(opening["endpoint_id"], opening["ts_ns"].astype(np.int64), np.zeros(len(opening), np.intp))
-        side = SIDE_BY_REASON[ended["close_reason"]]
+        index = np.flatnonzero(is_opening(events))
+        opened_endpoint, opened_ns = events["endpoint_id"][index], events["ts_ns"][index].astype(np.int64)
+        for endpoint_id, opens in _tally(opened_endpoint):
+            self._totals[endpoint_id].opens += opens
+        reasons = ended["endpoint_id"].astype(np.int64) * len(CloseReason) + ended["close_reason"]
+        for code, closes in _tally(reasons):
+            self._totals[code // len(CloseReason)].closes[code % len(CloseReason)] += closes
         ended_ns = np.where(ended["closed_ns"] >= 0, ended["closed_ns"], ended["last_ns"])
-        self._count_bins(ended["endpoint_id"], ended_ns, 1 + side)
+        kinds = np.concatenate([np.zeros(len(index), np.int64), 1 + SIDE_BY_REASON[ended["close_reason"]]])
+        endpoints = np.concatenate([opened_endpoint, ended["endpoint_id"]]).astype(np.int64)
+        self._count_bins(np.concatenate([opened_ns, ended_ns]) // self.bin_ns, endpoints * _KINDS + kinds)
 
     def note_open(self, endpoint_id: NDArray[np.uint32], change: NDArray[np.int64]) -> None:
         """Follow the number open: +1 and -1 by endpoint, in trace order, shape (n_changes,)."""
-        if not len(change):
-            return
-        highest = int(endpoint_id.max())
-        if highest >= len(self._open):
-            self._grow(highest + 1)
-        for endpoint in np.unique(endpoint_id).tolist():
-            running = self._open[endpoint] + np.cumsum(change[endpoint_id == endpoint])
-            self._open[endpoint] = running[-1]
-            self._peak[endpoint] = max(self._peak[endpoint], running.max())
+        for endpoint, _ in _tally(endpoint_id):
+            totals = self._totals[endpoint]
+            running = totals.open + np.cumsum(change[endpoint_id == endpoint])
+            totals.open = int(running[-1])
+            totals.peak = max(totals.peak, int(running.max()))
 
-    def _grow(self, endpoints: int) -> None:
-        extra = endpoints - len(self._open)
-        self._counts = np.concatenate([self._counts, np.zeros((extra, *self._counts.shape[1:]), np.int64)])
-        self._open, self._peak, self._opens = (
-            np.concatenate([totals, np.zeros(extra, np.int64)]) for totals in (self._open, self._peak, self._opens)
-        )
-        self._closes = np.concatenate([self._closes, np.zeros((extra, len(CloseReason)), np.int64)])
-
-    def _count_bins(self, endpoint_id: NDArray[np.uint32], ts_ns: NDArray[np.int64], kind: NDArray[np.intp]) -> None:
-        if not len(ts_ns):
+    def _count_bins(self, numbers: NDArray[np.int64], codes: NDArray[np.int64]) -> None:
+        """Add to bins; what is older than all that are kept is in the totals only."""
+        if not len(numbers):
             return
-        numbers = ts_ns // self.bin_ns
-        for number in np.unique(numbers).tolist():
-            column = number % self._bins
-            if self._bin_number[column] < number:
-                self._bin_number[column] = number
-                self._counts[:, column, :] = 0
-        column = numbers % self._bins
-        fresh = self._bin_number[column] == numbers  # what is older than all bins is in the totals only
-        np.add.at(self._counts, (endpoint_id[fresh], column[fresh], kind[fresh]), 1)
+        self._newest = max(self._newest, int(numbers.max()))
+        oldest = self._newest - self._bins + 1
+        for number in [number for number in self._counts if number < oldest]:
+            del self._counts[number]
+        for number in np.unique(numbers[numbers >= oldest]).tolist():
+            counts = self._counts.setdefault(number, {})
+            for code, count in _tally(codes[numbers == number]):
+                endpoint_id, kind = divmod(code, _KINDS)
+                if endpoint_id not in counts:
+                    counts[endpoint_id] = np.zeros(_KINDS, np.int64)
+                counts[endpoint_id][kind] += count
 
     def window(self, endpoint_id: int, start_ns: int, end_ns: int) -> tuple[int, NDArray[np.int64]]:
         """(opens, closes by side) in the bins that lie in [start_ns, end_ns), rounded down to bins."""
-        if endpoint_id >= len(self._open):
-            return 0, np.zeros(len(SIDES), np.int64)
-        wanted = (self._bin_number >= start_ns // self.bin_ns) & (self._bin_number < end_ns // self.bin_ns)
-        counts = self._counts[endpoint_id, wanted].sum(axis=0)
-        return int(counts[0]), counts[1:]
+        total = np.zeros(_KINDS, np.int64)
+        for number, counts in self._counts.items():
+            if start_ns // self.bin_ns <= number < end_ns // self.bin_ns and endpoint_id in counts:
+                total += counts[endpoint_id]
+        return int(total[0]), total[1:]
 
     def totals(self, endpoint_id: int) -> tuple[int, NDArray[np.int64], int, int]:
         """(opens, closes by CloseReason, open now, most open at a time) since the start of the trace."""
-        if endpoint_id >= len(self._open):
-            return 0, np.zeros(len(CloseReason), np.int64), 0, 0
-        return (
-            int(self._opens[endpoint_id]),
-            self._closes[endpoint_id],
-            int(self._open[endpoint_id]),
-            int(self._peak[endpoint_id]),
-        )
+        totals = self._totals.get(endpoint_id) or _Totals()
+        return totals.opens, totals.closes, totals.open, totals.peak
+
+
+def _tally(values: NDArray[np.integer]) -> list[tuple[int, int]]:
+    """(value, how often) of each value, in order."""
+    unique, counts = np.unique(values, return_counts=True)
+    return list(zip(unique.tolist(), counts.tolist(), strict=True))

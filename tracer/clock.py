@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _READINGS = 15
+OFFSET_NS_MAX = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,15 @@ class ClockOffset:
 
     offset_ns: int
     error_ns: int
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be added to a time.
+
+        Raises:
+            ValueError: beyond 146 years.
+        """
+        if not -OFFSET_NS_MAX < self.offset_ns < OFFSET_NS_MAX or not 0 <= self.error_ns < OFFSET_NS_MAX:
+            raise ValueError(f"clock offset {self.offset_ns} +- {self.error_ns} ns")
 
 
 def measure() -> ClockOffset:

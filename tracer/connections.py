@@ -195,7 +195,7 @@ class ConnectionTracker:
 
     def _keys(self, events: Events) -> NDArray[np.uint64]:
         """One integer for (netns, skaddr). Kernel addresses share their top 16 bits, so the namespace's index goes there."""
-        netns = events["netns"]
+        netns = np.where(valid(events, "netns"), events["netns"], np.uint32(0))
         keys = events["skaddr"].astype(np.uint64)
         if len(netns) and (netns != netns[0]).any():
             values, inverse = np.unique(netns, return_inverse=True)
@@ -306,7 +306,7 @@ class ConnectionTracker:
         before = _shifted(ports, first, carried["lport"])
         elsewhere = (ports != before) & (ports >= 0) & (before >= 0)
         dport = events["dport"]
-        elsewhere |= dport != _shifted(dport, first, carried["rport"].astype(dport.dtype))
+        elsewhere |= dport != _shifted(dport, first, np.maximum(carried["rport"], 0).astype(dport.dtype))
         for half in range(2):
             daddr = _halves(events, "daddr")[:, half]
             elsewhere |= daddr != _shifted(daddr, first, _halves(carried, "raddr")[:, half])
@@ -332,7 +332,7 @@ class ConnectionTracker:
         rows["endpoint_id"][index] = first["endpoint_id"]
         rows["family"][index] = first["family"]
         rows["raddr"][index] = first["daddr"]
-        rows["rport"][index] = first["dport"]
+        rows["rport"][index] = np.where(first["dport"] > 0, first["dport"].astype(np.int32), -1)
         rows["opened_ns"][index] = np.where(opening, first_ns, -1)
         rows["preexisting"][index] = np.where(opening, 0, -1 if self._loss_seen else 1)
         rows["inbound"][index] = _IS_INBOUND[first["old_state"]] | (first["new_state"] == _LISTEN)
@@ -389,7 +389,7 @@ def _fitting(row: np.void, events: Events) -> list[bool]:
 
     Samples are few (one per open connection and second), so this is a loop.
     """
-    state, lport, remote = int(row["last_state"]), int(row["lport"]), (int(row["rport"]), row["raddr"].tobytes())
+    state, lport, remote = int(row["last_state"]), int(row["lport"]), (max(int(row["rport"]), 0), row["raddr"].tobytes())
     keep = []
     for event, has_port, sample in zip(events, valid(events, "sport").tolist(), _is_sample(events).tolist(), strict=True):
         own_remote = (int(event["dport"]), event["daddr"].tobytes())

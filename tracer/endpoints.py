@@ -12,6 +12,8 @@ DEFAULT_PORT = 443
 ANY_PORT = 0
 _FORMS = "expected HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT (PORT may be * for any; default 443)"
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+# [2001:db8::1]:443, [2001:db8::]/32:443, [2001:db8::/32]:443
+_BRACKETED = re.compile(r"\[([^\[\]]*:[^\[\]]*)\](/\d+)?(?::(.*))?", re.DOTALL)
 _HOST_LENGTH_MAX = 253
 _MAPPED_BITS = 96
 
@@ -42,7 +44,10 @@ def parse_endpoint(text: str) -> Endpoint:
         UsageError: it can't be parsed; the message says what was expected.
     """
     spec = text.strip()
-    host, port_text = _split(spec)
+    try:
+        host, port_text = _split(spec)
+    except ValueError:
+        raise UsageError(f"registry {text!r} is no endpoint: {_FORMS}") from None
     port = _port(port_text, text)
     shown_port = "*" if port == ANY_PORT else str(port)
     try:
@@ -50,7 +55,8 @@ def parse_endpoint(text: str) -> Endpoint:
     except ValueError:
         if "/" in host or ":" in host or not _is_host_name(host):
             raise UsageError(f"registry {text!r} is no endpoint: {_FORMS}") from None
-        return Endpoint(f"{host.lower()}:{shown_port}", host.lower().rstrip("."), None, port)
+        name = host.lower().removesuffix(".")
+        return Endpoint(f"{name}:{shown_port}", name, None, port)
     if isinstance(network, ipaddress.IPv6Network):
         network = _unmapped(network)
     return Endpoint(f"{network_label(network)}:{shown_port}", None, network, port)
@@ -73,12 +79,12 @@ def prefix_of(network: Network) -> tuple[bytes, int]:
 
 def _split(spec: str) -> tuple[str, str | None]:
     """(host, port or None)."""
-    if spec.startswith("["):
-        host, _, rest = spec[1:].partition("]")
-        if "/" in rest:  # [2001:db8::]/32:443
-            bits, colon, port = rest.partition(":")
-            return host + bits, port if colon else None
-        return host, rest[1:] if rest.startswith(":") else rest or None
+    bracketed = _BRACKETED.fullmatch(spec)
+    if bracketed:
+        inside, bits, port = bracketed.groups()
+        return inside + (bits or ""), port
+    if "[" in spec:
+        raise ValueError(spec)
     if spec.count(":") > 1:  # a bare IPv6 address or network has no port
         return spec, None
     host, colon, port = spec.partition(":")
@@ -90,7 +96,7 @@ def _port(port_text: str | None, text: str) -> int:
         return DEFAULT_PORT
     if port_text == "*":
         return ANY_PORT
-    if not (port_text.isascii() and port_text.isdigit() and 1 <= int(port_text) <= 65535):
+    if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5 and 1 <= int(port_text) <= 65535):
         raise UsageError(f"registry {text!r}: {port_text!r} is no port: expected 1..65535, or * for any")
     return int(port_text)
 

@@ -63,6 +63,8 @@ class TcpState(IntEnum):
     NEW_SYN_RECV = 12
 
 
+TS_NS_MAX = 1 << 62
+"""Times are below this, so that they and their sums with a clock's offset fit into int64."""
 N_STATES = 13
 """Length of an axis indexed by TcpState; index 0 is unused."""
 
@@ -141,9 +143,15 @@ class EventBatch:
             wrong = np.flatnonzero((states == 0) | (states >= N_STATES))
             if wrong.size:
                 raise SourceError(f"events {wrong[:5].tolist()} have a {field} that no TCP has: {states[wrong[:5]].tolist()}")
+        late = np.flatnonzero(self.events["ts_ns"] >= TS_NS_MAX)
+        if late.size:
+            raise SourceError(f"events {late[:5].tolist()} have times beyond 146 years of uptime")
         if self.early_ns is not None and self.early_ns.shape != self.events.shape:
             raise SourceError(f"{len(self.early_ns)} early_ns for {len(self.events)} events")
-        if self.lost < 0 or (self.lost and self.lost_until_ns <= self.lost_since_ns):
+        interval = (self.lost_since_ns, self.lost_until_ns)
+        if not 0 <= self.lost < TS_NS_MAX or not all(0 <= at_ns < TS_NS_MAX for at_ns in interval):
+            raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")
+        if self.lost and self.lost_until_ns <= self.lost_since_ns:
             raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")
         self.events.flags.writeable = False
 

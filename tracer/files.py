@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tracer.errors import CaptureError
 
+_ID_MAX = (1 << 32) - 1  # uid_t of all ones says "unchanged"
+_ID_DIGITS = len(str(_ID_MAX))
+
 
 def create_private(path: Path, force: bool) -> int:
     """Create a file for writing, mode 0600, and return its descriptor.
@@ -30,7 +33,12 @@ def create_private(path: Path, force: bool) -> int:
         raise CaptureError(f"{path} can't be created: {error.strerror}") from error
     owner = _person_behind_sudo()
     if owner is not None:
-        os.fchown(fd, *owner)
+        try:
+            os.fchown(fd, *owner)
+        except OSError as error:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise CaptureError(f"{path} can't be given to the user behind sudo: {error.strerror}") from error
     return fd
 
 
@@ -52,6 +60,10 @@ def _remove_replaceable(path: Path) -> None:
 def _person_behind_sudo() -> tuple[int, int] | None:
     """(uid, gid) that sudo was called by; None if this is not root or sudo left no trace."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
-    if os.geteuid() != 0 or not uid.isascii() or not uid.isdigit() or not gid.isascii() or not gid.isdigit():
+    if os.geteuid() != 0 or not _is_id(uid) or not _is_id(gid):
         return None
     return int(uid), int(gid)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _ID_DIGITS and int(text) < _ID_MAX

@@ -18,7 +18,7 @@ from tracer.lifecycle import STATE_NAMES
 SUB_BUCKETS = 32
 QUANTILE_ERROR = 1 / (2 * SUB_BUCKETS)
 """Largest relative distance of a reported quantile from the exact one."""
-_OCTAVES = 64
+_OCTAVES = 65  # 2**63 - 1 ns is 2**63 as a float
 _BUCKETS = _OCTAVES * SUB_BUCKETS
 QUANTILES = (0.50, 0.90, 0.99)
 
@@ -49,7 +49,7 @@ def buckets(values_ns: NDArray[np.int64]) -> NDArray[np.intp]:
 def bucket_middle_ns(bucket: int) -> int:
     """A duration in the middle of a bucket, in ns."""
     exponent, sub = divmod(bucket, SUB_BUCKETS)
-    return 0 if bucket == 0 else round((0.5 + (sub + 0.5) / (2 * SUB_BUCKETS)) * 2.0**exponent)
+    return 0 if bucket == 0 else int((0.5 + (sub + 0.5) / (2 * SUB_BUCKETS)) * 2.0**exponent)
 
 
 class LogHistogram:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -26,7 +27,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where help is, and exit with the usage code."""
-        sys.stderr.write(f"{self.prog}: {message}; see '{self.prog} --help'\n")
+        from tracer.text import printable
+
+        sys.stderr.write(f"{self.prog}: {printable(message)}; see '{self.prog} --help'\n")
         raise SystemExit(EXIT_USAGE)
 
 
@@ -97,6 +100,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code."""
+    _prepare_streams()
     options = build_parser().parse_args(arguments)
     try:
         command = importlib.import_module(f"tracer.commands.{options.command}")
@@ -119,6 +123,16 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         _print_error(f"{where}{error.strerror or error}", options.verbose)
         return EXIT_FAILED
+
+
+def _prepare_streams() -> None:
+    """Make both streams take anything: closed ones swallow it, and what their encoding lacks is escaped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_error(message: str, verbose: bool) -> None:

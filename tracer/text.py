@@ -48,23 +48,21 @@ def duration_text(duration_ns: int) -> str:
     """A duration with three digits and a unit; "-" if it is negative, which says "unknown"."""
     if duration_ns < 0:
         return "-"
-    for unit, length_ns in (("s", 1_000_000_000), ("ms", 1_000_000), ("µs", 1_000)):
-        if duration_ns >= length_ns:
-            return (
-                f"{duration_ns / length_ns:.3g}{unit}"
-                if duration_ns < 1000 * length_ns
-                else f"{duration_ns / length_ns:.0f}{unit}"
-            )
-    return f"{duration_ns}ns"
+    return _three_digits(duration_ns, (("ns", 1), ("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)))
+
+
+def _three_digits(amount: int, units: tuple[tuple[str, int], ...]) -> str:
+    """In the smallest unit of which there are, rounded to three digits, fewer than a thousand; else in the last one."""
+    for unit, length in units:
+        shown = f"{amount / length:.3g}"
+        if float(shown) < 1000:
+            return f"{shown}{unit}"
+    unit, length = units[-1]
+    return f"{amount / length:.0f}{unit}"
 
 
 def bytes_text(count: int) -> str:
     """A number of bytes with three digits and a unit; "-" if it is negative, which says "unknown"."""
     if count < 0:
         return "-"
-    amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000:
-            return f"{amount:.3g}{unit}" if unit != "B" else f"{count}B"
-        amount /= 1000
-    return f"{amount:.3g}TB"
+    return _three_digits(count, (("B", 1), ("kB", 10**3), ("MB", 10**6), ("GB", 10**9), ("TB", 10**12)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -63,11 +64,13 @@ def open_trace(path: str | Path) -> Trace:
     path = Path(path)
     try:
         file = path.open("rb")
-        head = file.read(6)
-        file.seek(0)
     except OSError as error:
         raise CaptureError(f"{path} can't be read: {error.strerror}") from error
     try:
+        try:
+            head = file.peek(len(_ARROW_FILE_MAGIC))  # and not read and seek: it may be a pipe
+        except OSError as error:
+            raise CaptureError(f"{path} can't be read: {error.strerror}") from error
         if not head:
             raise CaptureError(f"{path} is empty: no capture was written to it")
         if head.startswith(_ARROW_FILE_MAGIC):
@@ -107,10 +110,15 @@ def create_trace(path: Path, header: TraceHeader, force: bool = False) -> TraceW
     from tracer.files import create_private
 
     fd = create_private(path, force)
-    if path.suffix == ARROW_SUFFIX:
-        from tracer.captures.arrow import ArrowTraceWriter
+    try:
+        if path.suffix == ARROW_SUFFIX:
+            from tracer.captures.arrow import ArrowTraceWriter
 
-        return ArrowTraceWriter(fd, str(path), header)
-    from tracer.captures.jsonl import JsonTraceWriter
+            return ArrowTraceWriter(fd, str(path), header)
+        from tracer.captures.jsonl import JsonTraceWriter
 
-    return JsonTraceWriter(fd, str(path), header)
+        return JsonTraceWriter(fd, str(path), header)
+    except CaptureError:  # not even the header fits: leave nothing that would be in the way of the next try
+        os.close(fd)
+        path.unlink(missing_ok=True)
+        raise

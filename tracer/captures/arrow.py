@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import nanoarrow as na
 import numpy as np
-from nanoarrow.ipc import InputStream, StreamWriter
+from nanoarrow.ipc import StreamWriter
 from numpy.typing import NDArray
 
 from tracer.captures.header import FORMAT_VERSION, TraceHeader
+from tracer.captures.ipc import Column, CutOffError, IpcError, IpcStream, RecordBatch
 from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
@@ -33,23 +33,18 @@ _PREFIX = "regtrace."
 _NUMBER_TYPES = {"u1": na.Type.UINT8, "u2": na.Type.UINT16, "u4": na.Type.UINT32, "u8": na.Type.UINT64}
 
 
-class _Column(NamedTuple):
-    name: str
-    code: str  # numpy's, "a16" for an address, "bytes" or "text"
-
-
 _EVENT_COLUMNS = tuple(
-    _Column(name, "a16" if name in ("saddr", "daddr") else "bytes" if name == "comm" else EVENT_DTYPE[name].str.lstrip("<|"))
+    Column(name, "a16" if name in ("saddr", "daddr") else "bytes" if name == "comm" else EVENT_DTYPE[name].str.lstrip("<|"))
     for name in EVENT_DTYPE.names or ()
     if name != "reserved"
 )
 _COLUMNS = (
-    _Column("kind", "u1"),
+    Column("kind", "u1"),
     *_EVENT_COLUMNS,
-    _Column("early_ns", "u8"),
-    _Column("lost", "u8"),
-    _Column("since_ns", "u8"),
-    _Column("note", "text"),
+    Column("early_ns", "u8"),
+    Column("lost", "u8"),
+    Column("since_ns", "u8"),
+    Column("note", "text"),
 )
 _CODES = {column.name: column.code for column in _COLUMNS}
 
@@ -170,7 +165,7 @@ class _Rows:
         self._events = np.concatenate(parts) if parts else no_events()
         self._early = np.concatenate(early) if early else np.zeros(0, np.uint64)
 
-    def child(self, column: _Column) -> Any:
+    def child(self, column: Column) -> Any:
         """One column as an Arrow array."""
         known: NDArray[np.bool_] | None = None
         if column.name == "kind":
@@ -213,30 +208,6 @@ class _Rows:
         return na.c_array_from_buffers(na.string(), self.count, [validity, offsets, data], null_count=-1)
 
 
-class _Input:
-    """A file for nanoarrow to read, which notices when more was wanted than there is."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.short = False
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = memoryview(buffer).nbytes
-        view = memoryview(buffer).cast("B")
-        got = 0
-        while got < wanted:
-            chunk = self._file.read(wanted - got)
-            if not chunk:
-                break
-            view[got : got + len(chunk)] = chunk
-            got += len(chunk)
-        self.short |= 0 < got < wanted or (got == 0 and wanted > _MESSAGE_HEAD_BYTES)
-        return got
-
-
-_MESSAGE_HEAD_BYTES = 8
-
-
 class ArrowTrace:
     """Reads a capture; see `Trace`."""
 
@@ -249,57 +220,43 @@ class ArrowTrace:
         self._file = file
         self._name = name
         self.truncated: str | None = None
-        self._ends = _ends_properly(file)
-        self._input = _Input(file)
         try:
-            self._stream = na.c_array_stream(InputStream.from_readable(self._input))
-            schema = self._stream.get_schema()
-        except Exception as error:
-            what = "is cut off within its header" if self._input.short else f"is corrupt: {_brief(error)}"
-            raise CaptureError(f"{name} {what}; nothing can be read from it") from error
-        self._columns = self._checked_columns(schema)
-        self.header = self._read_header(schema)
+            self._stream = IpcStream(file)
+        except CutOffError as error:
+            raise CaptureError(f"{name} is cut off within its header; nothing can be read from it") from error
+        except IpcError as error:
+            raise CaptureError(f"{name} is corrupt, or an Arrow stream but no capture: {error}") from error
+        self.header = self._read_header(self._stream.metadata)
+        self._check_columns()
 
     def batches(self) -> Iterator[EventBatch]:
         """The batches in their order; see `Trace`."""
         number = 0
-        iterator = iter(self._stream)
-        while True:
-            try:
-                array = next(iterator)
-            except StopIteration:
-                break
-            except Exception as error:
-                if not self._input.short:
-                    raise CaptureError(f"{self._name} is corrupt after batch {number}: {_brief(error)}") from error
-                self.truncated = f"{self._name} is cut off within batch {number + 1}; read up to the last whole batch"
-                return
-            try:
-                yield from self._split(array)
-            except (ValueError, TypeError, SourceError, UnicodeDecodeError) as error:
-                raise CaptureError(f"{self._name} is corrupt in batch {number + 1}: {_brief(error)}") from error
-            number += 1
-        if not self._ends:
+        try:
+            for batch in self._stream.batches():
+                number += 1
+                yield from self._split(batch)
+        except CutOffError:
+            self.truncated = f"{self._name} is cut off within a batch; read up to the last whole one"
+            return
+        except (IpcError, SourceError) as error:
+            raise CaptureError(f"{self._name} is corrupt in or after batch {number}: {error}") from error
+        if not self._stream.marked:
             self.truncated = f"{self._name} has no end mark: its recorder was killed; read up to the last whole batch"
 
     def close(self) -> None:
         """Close the file."""
-        self._stream.release()
         self._file.close()
 
-    def _checked_columns(self, schema: Any) -> dict[str, int]:
-        columns = {child.name: index for index, child in enumerate(schema.children)}
+    def _check_columns(self) -> None:
+        found = {column.name: column.code for column in self._stream.columns}
         for name, code in _CODES.items():
-            if name not in columns:
+            if name not in found:
                 raise CaptureError(f"{self._name} is an Arrow stream, but no capture: it has no column {name}")
-            found, wanted = schema.child(columns[name]).format, na.c_schema(_schema(code)).format
-            if found != wanted:
-                raise CaptureError(f"{self._name} is no capture: column {name} has the Arrow format {found!r}, not {wanted!r}")
-        return columns
+            if found[name] != code:
+                raise CaptureError(f"{self._name} is no capture: column {name} is of {found[name]}, not {code}")
 
-    def _read_header(self, schema: Any) -> TraceHeader:
-        raw = dict(schema.metadata.items()) if schema.metadata is not None else {}
-        data = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in raw.items()}
+    def _read_header(self, data: dict[str, str]) -> TraceHeader:
         version = data.get(_PREFIX + "format")
         if version is None:
             raise CaptureError(f"{self._name} is an Arrow stream, but no capture: it names no regtrace format")
@@ -311,7 +268,6 @@ class ArrowTrace:
         try:
             offset = data.get(_PREFIX + "clock_offset_ns")
             clock = ClockOffset(int(offset), int(data[_PREFIX + "clock_error_ns"])) if offset is not None else None
-            endpoints = {int(number): str(label) for number, label in json.loads(data[_PREFIX + "endpoints"]).items()}
             return TraceHeader(
                 source=data[_PREFIX + "source"],
                 why=data[_PREFIX + "why"],
@@ -319,37 +275,34 @@ class ArrowTrace:
                 host=data[_PREFIX + "host"],
                 kernel=data[_PREFIX + "kernel"],
                 clock=clock,
-                endpoints=endpoints,
+                endpoints=dict(_endpoints(json.loads(data[_PREFIX + "endpoints"]))),
                 version=data[_PREFIX + "version"],
                 settings={str(key): str(value) for key, value in json.loads(data[_PREFIX + "settings"]).items()},
             )
-        except (KeyError, ValueError, AttributeError) as error:
-            raise CaptureError(f"{self._name} is corrupt: its header can't be read ({_brief(error)})") from error
+        except (KeyError, ValueError, AttributeError, RecursionError) as error:
+            raise CaptureError(f"{self._name} is corrupt: its header can't be read ({error!r})") from error
 
-    def _split(self, array: Any) -> Iterator[EventBatch]:
+    def _split(self, batch: RecordBatch) -> Iterator[EventBatch]:
         """One record batch as event batches: each special row begins a new one."""
-        view = _View(array, self._columns)
-        if not view.count:
+        if not batch.rows:
             return
-        kinds = view.numbers("kind")
-        events = view.events()
-        early_ns = view.numbers("early_ns")
-        early = early_ns if early_ns.any() else None
+        kinds = batch.numbers("kind")
+        events = _events(batch)
+        early_ns = batch.numbers("early_ns")
         special = np.flatnonzero(kinds >= _KIND_LOSS)
         starts = [0, *(special + 1).tolist()]
-        ends = [*special.tolist(), view.count]
+        ends = [*special.tolist(), batch.rows]
         for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            if not index and start == end:
+                continue
+            row = int(special[index - 1]) if index else -1
             lost, since_ns, until_ns = 0, 0, 0
             endpoints: tuple[tuple[int, str], ...] = ()
-            if index:
-                row = int(special[index - 1])
-                if kinds[row] == _KIND_LOSS:
-                    lost, since_ns = int(view.numbers("lost")[row]), int(view.numbers("since_ns")[row])
-                    until_ns = int(events["ts_ns"][row])
-                elif kinds[row] == _KIND_NOTE:
-                    endpoints = _noted_endpoints(view.text("note", row))
-            elif start == end:
-                continue
+            if index and kinds[row] == _KIND_LOSS:
+                lost, since_ns = int(batch.numbers("lost")[row]), int(batch.numbers("since_ns")[row])
+                until_ns = int(events["ts_ns"][row])
+            elif index and kinds[row] == _KIND_NOTE:
+                endpoints = _noted_endpoints(batch.text("note", row))
             yield EventBatch(
                 events[start:end].copy(),
                 self.header.source,
@@ -357,74 +310,41 @@ class ArrowTrace:
                 lost=lost,
                 lost_since_ns=since_ns,
                 lost_until_ns=until_ns,
-                early_ns=early[start:end] if early is not None else None,
+                early_ns=early_ns[start:end].astype(np.uint64) if early_ns.any() else None,
                 endpoints=endpoints,
             )
 
 
-class _View:
-    """The columns of one record batch as numpy arrays."""
+def _events(batch: RecordBatch) -> Events:
+    batch.numbers("kind")  # as many rows as it says, before memory is set aside for them
+    events = np.zeros(batch.rows, EVENT_DTYPE)
+    for column in _EVENT_COLUMNS:
+        if column.code == "a16":
+            events[column.name] = batch.addresses(column.name)
+        elif column.code == "bytes":
+            events[column.name] = batch.padded(column.name, EVENT_DTYPE[column.name].itemsize)
+        else:
+            events[column.name] = batch.numbers(column.name)
+    return events
 
-    def __init__(self, array: Any, columns: dict[str, int]) -> None:
-        self.count = len(array)
-        self._view = array.view()
-        self._columns = columns
 
-    def numbers(self, name: str) -> NDArray[Any]:
-        child = self._view.child(self._columns[name])
-        return np.frombuffer(child.buffer(1), _CODES[name], self.count, offset=child.offset * int(_CODES[name][1:]))
+def _endpoints(found: object) -> Iterator[tuple[int, str]]:
+    """Endpoint ids and labels of a JSON object.
 
-    def events(self) -> Events:
-        events = np.zeros(self.count, EVENT_DTYPE)
-        for column in _EVENT_COLUMNS:
-            if column.code == "a16":
-                raw = np.frombuffer(self._view.child(self._columns[column.name]).buffer(1), np.uint8, 16 * self.count)
-                events[column.name] = raw.reshape(self.count, 16)
-            elif column.code == "bytes":
-                events[column.name] = self._padded(column.name)
-            else:
-                events[column.name] = self.numbers(column.name)
-        return events
-
-    def _offsets(self, name: str) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        child = self._view.child(self._columns[name])
-        offsets = np.frombuffer(child.buffer(1), np.int32, self.count + 1)
-        data = np.frombuffer(child.buffer(2), np.uint8)
-        if offsets[0] < 0 or (np.diff(offsets) < 0).any() or offsets[-1] > len(data):
-            raise ValueError(f"offsets of column {name} are out of order")
-        return offsets, data
-
-    def _padded(self, name: str) -> NDArray[np.bytes_]:
-        offsets, data = self._offsets(name)
-        width = EVENT_DTYPE[name].itemsize
-        lengths = np.diff(offsets)
-        if lengths.max() > width:
-            raise ValueError(f"column {name} has a value of {lengths.max()} bytes, at most {width} are possible")
-        matrix = np.zeros((self.count, width), np.uint8)
-        matrix[np.arange(width) < lengths[:, None]] = data[offsets[0] : offsets[-1]]
-        return matrix.view(f"S{width}").reshape(self.count)
-
-    def text(self, name: str, row: int) -> str:
-        offsets, data = self._offsets(name)
-        return data[offsets[row] : offsets[row + 1]].tobytes().decode()
+    Raises:
+        ValueError: it is none, or an id is no 32-bit number.
+    """
+    if not isinstance(found, dict):
+        raise ValueError("endpoints are no object")
+    for number, label in found.items():
+        if not 0 < int(number) < 1 << 32:
+            raise ValueError(f"endpoint id {number}")
+        yield int(number), str(label)
 
 
 def _noted_endpoints(note: str) -> tuple[tuple[int, str], ...]:
-    content = json.loads(note)
-    found = content.get("endpoints", {}) if isinstance(content, dict) else {}
-    return tuple((int(number), str(label)) for number, label in found.items()) if isinstance(found, dict) else ()
-
-
-def _ends_properly(file: IO[bytes]) -> bool:
-    """Whether the file ends with the end-of-stream mark; True where that can't be looked up (a pipe)."""
-    if not file.seekable():
-        return True
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - len(_END_OF_STREAM)))
-    tail = file.read()
-    file.seek(0)
-    return tail == _END_OF_STREAM
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    try:
+        content = json.loads(note)
+        return tuple(_endpoints(content.get("endpoints", {}) if isinstance(content, dict) else {}))
+    except (ValueError, RecursionError) as error:
+        raise IpcError(f"a note can't be read: {error!r}") from error

@@ -1,6 +1,6 @@
 """Captures as JSON lines: the `--json --transitions` output itself, small enough to read and to write by hand.
 
-A line needs `ts_ns`, `skaddr`, `raddr` (or `endpoint`), `old` and `new`; what else is missing is unknown. Lines of other types
+A line needs `ts_ns`, `skaddr`, `old` and `new`, and `raddr` or `endpoint`; what else is missing is unknown. Lines of other types
 (connections, findings, summaries) are results, not the trace, and passed over. Empty lines and lines that begin with # too.
 """
 
@@ -10,7 +10,7 @@ import errno
 import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -18,13 +18,15 @@ from tracer.captures.header import FORMAT_VERSION, TraceHeader
 from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
-from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, TcpState
+from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, TcpState
 from tracer.lines import batch_lines, start_line
 from tracer.text import comm_bytes
 
 _BATCH_EVENTS = 4096
 _LINE_BYTES_MAX = 1 << 20
 _AF_INET, _AF_INET6 = 2, 10
+_U32, _U64 = 1 << 32, 1 << 64
+_WIRE_NAMES = {"lport": "sport", "rport": "dport"}
 _COPIED = (
     "cgroup_id", "netns", "pid", "bytes_received", "bytes_acked", "srtt_us", "retransmits", "unread_bytes", "idle_ms",
 )  # fmt: skip
@@ -101,41 +103,43 @@ class JsonTrace:
         self._recorded = True
         try:
             for endpoint in first.get("endpoints") or []:
-                self._numbers[str(endpoint["endpoint"])] = int(endpoint["id"])
-            offset = first.get("clock_offset_ns")
+                label = str(endpoint["endpoint"])
+                self._numbers[label] = _integer(endpoint["id"], "id", _U32, 1)
+            if len(set(self._numbers.values())) != len(self._numbers):
+                raise ValueError("two endpoints have one id")
             return TraceHeader(
                 source=str(first.get("source") or "ebpf"),
                 why=str(first.get("why") or ""),
-                resolution_ns=int(first.get("resolution_ns") or 1),
+                resolution_ns=_integer(first.get("resolution_ns", 1), "resolution_ns", TS_NS_MAX),
                 host=str(first.get("host") or ""),
                 kernel=str(first.get("kernel") or ""),
-                clock=None if offset is None else ClockOffset(int(offset), int(first.get("clock_error_ns") or 0)),
+                clock=_clock(first),
                 endpoints={number: label for label, number in self._numbers.items()},
                 version=str(first.get("version") or ""),
                 settings={str(key): str(value) for key, value in (first.get("settings") or {}).items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self._wrong(f"the start line can't be read: {error!r}") from error
+            raise self._wrong(f"the start line can't be read: {error}") from error
 
     def batches(self) -> Iterator[EventBatch]:
         """The batches in their order; see `Trace`."""
         events: list[tuple[np.void, int]] = []
-        loss: dict[str, Any] = {}
+        loss = _NO_LOSS
         for line in self._objects():
             kind = line.get("type")
-            if kind in ("transition", "sample"):
+            if kind in ("transition", "sample") or (kind is None and "new" in line):
                 events.append(self._event(line, kind == "sample"))
             if kind == "end":
                 self._whole = True
             if kind == "endpoint":
-                self._endpoint_id(str(line.get("endpoint")), line.get("id"))
+                self._learn(line)
             if kind == "loss":
                 yield self._batch(events, loss)
-                events, loss = [], line
+                events, loss = [], self._loss(line)
             elif len(events) >= _BATCH_EVENTS:
                 yield self._batch(events, loss)
-                events, loss = [], {}
-        if events or loss or self._new_endpoints:
+                events, loss = [], _NO_LOSS
+        if events or loss.lost or self._new_endpoints:
             yield self._batch(events, loss)
         if self._recorded and not self._whole and self.truncated is None:
             self.truncated = f"{self._name} has no end mark: its recorder was killed; read up to the last whole line"
@@ -174,13 +178,30 @@ class JsonTrace:
     def _wrong(self, what: str) -> CaptureError:
         return CaptureError(f"{self._name}, line {self._line_number}: {what}")
 
-    def _endpoint_id(self, label: str, number: object = None) -> int:
+    def _endpoint_id(self, label: str) -> int:
         known = self._numbers.get(label)
         if known is None:
-            free = max(self._numbers.values(), default=0) + 1
-            known = self._numbers[label] = number if isinstance(number, int) and number > 0 else free
+            known = self._numbers[label] = max(self._numbers.values(), default=0) + 1
             self._new_endpoints.append((known, label))
         return known
+
+    def _learn(self, line: dict[str, Any]) -> None:
+        """An endpoint line: a label and its id, unless the label is known already."""
+        try:
+            label, number = str(line["endpoint"]), _integer(line["id"], "id", _U32, 1)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._wrong(f"no endpoint: {error}") from error
+        if label not in self._numbers:
+            if number in self._numbers.values():
+                raise self._wrong(f"endpoint id {number} is taken")
+            self._numbers[label] = number
+            self._new_endpoints.append((number, label))
+
+    def _loss(self, line: dict[str, Any]) -> _Loss:
+        try:
+            return _Loss(*(_integer(line.get(name), name, TS_NS_MAX) for name in ("lost", "since_ns", "ts_ns")))
+        except (TypeError, ValueError) as error:
+            raise self._wrong(f"no loss: {error}") from error
 
     def _event(self, line: dict[str, Any], sample: bool) -> tuple[np.void, int]:
         try:
@@ -194,25 +215,26 @@ class JsonTrace:
         row = np.zeros(1, EVENT_DTYPE)
         event = row[0]
         flags = EventFlag.SAMPLE if sample else EventFlag(0)
-        event["ts_ns"] = line["ts_ns"]
-        event["skaddr"] = int(line["skaddr"], 16) if isinstance(line["skaddr"], str) else line["skaddr"]
+        event["ts_ns"] = _integer(line["ts_ns"], "ts_ns", TS_NS_MAX)
+        skaddr = line["skaddr"]
+        event["skaddr"] = _integer(int(skaddr, 16) if isinstance(skaddr, str) else skaddr, "skaddr", _U64)
         event["old_state"], event["new_state"] = TcpState[line["old"]], TcpState[line["new"]]
         remote = _address(line.get("raddr"))
-        rport = line.get("rport")
-        label = line.get("endpoint")
         event["daddr"] = np.frombuffer(remote, np.uint8)
-        event["dport"] = rport if rport is not None else 0
-        event["endpoint_id"] = self._endpoint_id(str(label if label is not None else f"{line.get('raddr')}:{rport}"))
-        event["family"] = line.get("family") or (_AF_INET if remote[:12] == b"\0" * 10 + b"\xff\xff" else _AF_INET6)
+        event["dport"] = _optional(line, "rport")
+        label = line.get("endpoint")
+        event["endpoint_id"] = self._endpoint_id(f"{line.get('raddr')}:{line.get('rport')}" if label is None else str(label))
+        family = _AF_INET if remote[:12] == b"\0" * 10 + b"\xff\xff" else _AF_INET6
+        event["family"] = _optional(line, "family", default=family)
         if line.get("laddr") is not None:
             event["saddr"] = np.frombuffer(_address(line["laddr"]), np.uint8)
             flags |= EventFlag.HAS_SADDR
-        if line.get("lport"):
-            event["sport"] = line["lport"]
+        event["sport"] = _optional(line, "lport")
+        if event["sport"]:
             flags |= EventFlag.HAS_SPORT
         for field in _COPIED:
             if line.get(field) is not None:
-                event[field] = line[field]
+                event[field] = _optional(line, field)
                 flags |= FIELD_FLAGS[field]
         if line.get("sk_err") is not None:
             event["sk_err"] = _errno(line["sk_err"])
@@ -223,9 +245,9 @@ class JsonTrace:
         if line.get("owner", opening and EventFlag.HAS_TASK in flags):
             flags |= EventFlag.OWNER
         event["flags"] = flags
-        return event, int(line.get("early_ns") or 0)
+        return event, _integer(line.get("early_ns") or 0, "early_ns", TS_NS_MAX)
 
-    def _batch(self, events: list[tuple[np.void, int]], loss: dict[str, Any]) -> EventBatch:
+    def _batch(self, events: list[tuple[np.void, int]], loss: _Loss) -> EventBatch:
         array = np.array([event for event, _ in events], EVENT_DTYPE)
         early = np.array([early_ns for _, early_ns in events], np.uint64)
         endpoints, self._new_endpoints = tuple(self._new_endpoints), []
@@ -234,14 +256,49 @@ class JsonTrace:
                 array,
                 self.header.source,
                 self.header.resolution_ns,
-                lost=int(loss.get("lost", 0)),
-                lost_since_ns=int(loss.get("since_ns", 0)),
-                lost_until_ns=int(loss.get("ts_ns", 0)),
+                lost=loss.lost,
+                lost_since_ns=loss.since_ns,
+                lost_until_ns=loss.until_ns,
                 early_ns=early if early.any() else None,
                 endpoints=endpoints,
             )
-        except (SourceError, TypeError, ValueError) as error:
+        except SourceError as error:
             raise self._wrong(str(error)) from error
+
+
+class _Loss(NamedTuple):
+    lost: int
+    since_ns: int
+    until_ns: int
+
+
+_NO_LOSS = _Loss(0, 0, 0)
+
+
+def _integer(value: object, name: str, limit: int, least: int = 0) -> int:
+    """A whole number in [least, limit); true, 1.0 and "1" are none."""
+    if type(value) is not int:
+        raise TypeError(f"{name} is {value!r:.80}, expected a whole number")
+    if not least <= value < limit:
+        raise ValueError(f"{name} is out of range")
+    return value
+
+
+def _optional(line: dict[str, Any], name: str, default: int = 0) -> int:
+    """A field of the wire record, by its width; the default where it is null or missing."""
+    value = line.get(name)
+    bits = 8 * EVENT_DTYPE[_WIRE_NAMES.get(name, name)].itemsize
+    return default if value is None else _integer(value, name, 1 << bits)
+
+
+def _clock(start: dict[str, Any]) -> ClockOffset | None:
+    offset_ns = start.get("clock_offset_ns")
+    if offset_ns is None:
+        return None
+    error_ns = start.get("clock_error_ns") or 0
+    return ClockOffset(
+        _integer(offset_ns, "clock_offset_ns", TS_NS_MAX, -TS_NS_MAX), _integer(error_ns, "clock_error_ns", TS_NS_MAX)
+    )
 
 
 def _address(text: object) -> bytes:
@@ -254,7 +311,8 @@ def _address(text: object) -> bytes:
 def _errno(value: object) -> int:
     """A number, or the name of one ("ECONNREFUSED") in a trace written by hand."""
     if isinstance(value, str):
-        return int(getattr(errno, value))
-    if isinstance(value, int):
-        return value
-    raise TypeError(f"sk_err is {value!r}, expected a number or a name such as ECONNRESET")
+        number = getattr(errno, value, None)
+        if not value.startswith("E") or number is None:
+            raise ValueError(f"sk_err is {value!r:.80}, expected a number or a name such as ECONNRESET")
+        return int(number)
+    return _integer(value, "sk_err", _U32)

@@ -23,6 +23,8 @@ class PieceFile:
         Raises:
             CaptureError: the file system does not take it; what was written before stays readable.
         """
+        if self._failed:
+            raise CaptureError(f"{self._name} could not be written before; nothing more is added to it")
         view = memoryview(piece)
         written = 0
         try:
