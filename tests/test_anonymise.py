@@ -9,8 +9,8 @@ from tests import naive
 from tests.traces import NETNS, SKADDR, as_dicts, cuts, event, trace, trace_of_seed, v4
 from tracer.analysis import Analysis
 from tracer.anonymise import KNOWN_CLIENTS, Anonymiser
-from tracer.captures.header import TraceHeader
 from tracer.events import EVENT_DTYPE, EventBatch, Events, TcpState
+from tracer.header import TraceHeader
 
 S = TcpState
 V6 = bytes.fromhex("2a020908000000000000000000000001")

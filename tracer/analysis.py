@@ -13,7 +13,7 @@ import numpy as np
 from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import ChurnCounter
 from tracer.connections import Connections, ConnectionTracker, blank_connections
-from tracer.events import EventBatch, EventFlag
+from tracer.events import EventBatch, is_sample
 from tracer.lifecycle import KNOWN, REASON_NAMES, STATE_NAMES, CloseReason
 from tracer.lifetimes import Distribution, Lifetimes
 
@@ -151,7 +151,7 @@ class Analysis:
         if self._first_ns < 0:
             self._first_ns = int(times[0])
         self._last_ns = max(self._last_ns, int(times.max()))
-        samples = events["flags"] & np.uint32(EventFlag.SAMPLE) != 0
+        samples = is_sample(events)
         self._transitions += len(events) - int(samples.sum())
         unknown = ~KNOWN[events["old_state"], events["new_state"]] & ~samples
         if unknown.any():

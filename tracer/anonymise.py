@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.captures.header import TraceHeader
 from tracer.events import EventBatch, Events
+from tracer.header import TraceHeader
 
 KNOWN_CLIENTS = frozenset(
     (

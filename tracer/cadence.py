@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.connections import is_opening
-from tracer.events import EventFlag, Events, valid
+from tracer.events import EventFlag, Events, is_opening, valid
 
 BURST_GAP_NS = 100_000_000
 _NO_CGROUP = 2**64 - 1

@@ -11,8 +11,8 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.connections import Connections, is_opening
-from tracer.events import Events
+from tracer.connections import Connections
+from tracer.events import Events, is_opening
 from tracer.lifecycle import CloseReason
 
 SIDES = ("peer", "local", "failed", "unknown")

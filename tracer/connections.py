@@ -17,8 +17,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.events import FIELD_FLAGS, N_STATES, EventFlag, Events, TcpState, valid
-from tracer.lifecycle import RANK, CloseReason, close_reasons
+from tracer.events import N_STATES, EventFlag, Events, TcpState, is_opening, is_sample, valid
+from tracer.lifecycle import RANK, CloseReason
+from tracer.segments import fill_states, fill_times, fill_values, group_starts, halves, shifted, take
 
 CONNECTION_DTYPE = np.dtype(
     [  # wide fields first and a whole number of 8-byte words: numpy is slow where values are not aligned
@@ -64,10 +65,6 @@ _UNKNOWN_FIELDS = (
     "netns", "lport", "rport", "pid", "cgroup_id", "opened_ns", "established_ns", "closed_ns", "connect_ns", "lifetime_ns",
     "state_ns", "bytes_received", "bytes_acked", "retransmits", "srtt_us", "unread_bytes", "idle_ms", "sk_err",
 )  # fmt: skip
-_LAST_KNOWN = (
-    ("lport", "sport"), ("laddr", "saddr"), ("netns", "netns"), ("bytes_received", "bytes_received"),
-    ("bytes_acked", "bytes_acked"), ("retransmits", "retransmits"), ("srtt_us", "srtt_us"),
-)  # fmt: skip
 _FIRST_CAPACITY = 256
 T = TypeVar("T", bound=np.generic)
 _CLOSE, _SYN_SENT, _ESTABLISHED = np.uint8(TcpState.CLOSE), np.uint8(TcpState.SYN_SENT), np.uint8(TcpState.ESTABLISHED)
@@ -104,21 +101,6 @@ def _blank_words() -> NDArray[np.uint64]:
 
 
 _BLANK_WORDS = _blank_words()
-
-
-def _take(records: NDArray[np.void], index: NDArray[np.intp]) -> NDArray[np.void]:
-    """`records[index]`, several times faster: structures are moved as words instead of field by field."""
-    return _words(records).take(index, axis=0).reshape(-1).view(records.dtype)
-
-
-def _words(records: NDArray[np.void]) -> NDArray[np.uint64]:
-    """Contiguous structures as words, shape (n, itemsize / 8)."""
-    return records.view(np.uint64).reshape(len(records), records.dtype.itemsize // 8)
-
-
-def is_opening(events: Events) -> NDArray[np.bool_]:
-    """Where an event is CLOSE -> SYN_SENT: bool, shape (n_events,)."""
-    return (events["old_state"] == _CLOSE) & (events["new_state"] == _SYN_SENT)
 
 
 class ConnectionTracker:
@@ -180,14 +162,14 @@ class ConnectionTracker:
         return np.flatnonzero(~has_port & ~is_opening(events)) + 1
 
     def _feed(self, events: Events) -> Step:
-        transition = (events["old_state"] != events["new_state"]) | _is_sample(events)
+        transition = (events["old_state"] != events["new_state"]) | is_sample(events)
         position = np.flatnonzero(transition)
         if not position.size:
             return _nothing()
         keys = self._keys(events)[position]
         order = np.argsort(keys, kind="stable")
         keys, position = keys[order], position[order]
-        events = _take(np.ascontiguousarray(events), position)
+        events = take(np.ascontiguousarray(events), position)
         carried, events, keys, position = self._drop_orphan_samples(events, keys, position)
         if not len(events):
             return _nothing()
@@ -214,18 +196,18 @@ class ConnectionTracker:
         Returns:
             (carried, events, keys, position): one carried row per *key*, blank where it has none.
         """
-        is_sample = _is_sample(events)
-        if is_sample.any():
-            starts = np.flatnonzero(_group_starts(keys))
+        sampled_events = is_sample(events)
+        if sampled_events.any():
+            starts = np.flatnonzero(group_starts(keys))
             ends = np.append(starts[1:], len(keys))
-            sampled = np.flatnonzero(np.logical_or.reduceat(is_sample, starts))
+            sampled = np.flatnonzero(np.logical_or.reduceat(sampled_events, starts))
             keep = np.ones(len(events), bool)
             for row, group in zip(self._carried(keys[starts[sampled]]), sampled, strict=True):
                 within = slice(int(starts[group]), int(ends[group]))
                 keep[within] = _fitting(row, events[within])
             self.orphan_samples += int(len(keep) - keep.sum())
-            events, keys, position = _take(events, np.flatnonzero(keep)), keys[keep], position[keep]
-        return self._carried(keys[_group_starts(keys)]), events, keys, position
+            events, keys, position = take(events, np.flatnonzero(keep)), keys[keep], position[keep]
+        return self._carried(keys[group_starts(keys)]), events, keys, position
 
     def _carried(self, keys: NDArray[np.uint64]) -> Connections:
         """The open row of each key, shape (n_keys,); last_state 0 where there is none."""
@@ -237,9 +219,9 @@ class ConnectionTracker:
 
     def _advance(self, events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp], carried: Connections) -> Step:
         ts_ns = events["ts_ns"].astype(np.int64)
-        group_start = _group_starts(keys)
+        group_start = group_starts(keys)
         first = np.flatnonzero(group_start)
-        previous_state = _shifted(events["new_state"], first, carried["last_state"])
+        previous_state = shifted(events["new_state"], first, carried["last_state"])
         begins = is_opening(events) | (previous_state == _CLOSE)
         begins[first] |= carried["last_state"] == 0
         begins |= self._belong_elsewhere(events, previous_state, first, carried)
@@ -253,10 +235,10 @@ class ConnectionTracker:
             group = np.cumsum(group_start) - 1
             rows[~new] = carried[group[segment_start[~new]]]
         self._start_rows(rows, new, events, segment_start, ts_ns)
-        previous_ns = _shifted(ts_ns, first, carried["last_ns"])
-        _fill(rows, events, segment_start)
-        _fill_times(rows, events, ts_ns, segment, segment_start)
-        _fill_states(rows, events["old_state"], ts_ns - previous_ns, segment, previous_state, begins)
+        previous_ns = shifted(ts_ns, first, carried["last_ns"])
+        fill_values(rows, events, segment_start)
+        fill_times(rows, events, ts_ns, segment, segment_start)
+        fill_states(rows, events["old_state"], ts_ns - previous_ns, segment, previous_state, begins)
         # A carried row that the first event of its group does not continue ends here, unfinished.
         orphaned = begins[first] & (carried["last_state"] != 0)
         carried["gap"] |= orphaned
@@ -285,7 +267,7 @@ class ConnectionTracker:
         index = np.flatnonzero(over)
         ended_at = ended_at[index]
         order = np.argsort(ended_at, kind="stable")
-        ended, ended_at = _take(rows, index[order]), ended_at[order]
+        ended, ended_at = take(rows, index[order]), ended_at[order]
         if len(orphans):
             ended = np.concatenate([ended, orphans])
             ended_at = np.concatenate([ended_at, position[orphaned_by] * 2])
@@ -303,13 +285,13 @@ class ConnectionTracker:
         Its ends differ, or its state lies before the one that was reached. It happens only where events are missing.
         """
         ports = np.where(valid(events, "sport"), events["sport"].astype(np.int32), -1)
-        before = _shifted(ports, first, carried["lport"])
+        before = shifted(ports, first, carried["lport"])
         elsewhere = (ports != before) & (ports >= 0) & (before >= 0)
         dport = events["dport"]
-        elsewhere |= dport != _shifted(dport, first, np.maximum(carried["rport"], 0).astype(dport.dtype))
+        elsewhere |= dport != shifted(dport, first, np.maximum(carried["rport"], 0).astype(dport.dtype))
         for half in range(2):
-            daddr = _halves(events, "daddr")[:, half]
-            elsewhere |= daddr != _shifted(daddr, first, _halves(carried, "raddr")[:, half])
+            daddr = halves(events, "daddr")[:, half]
+            elsewhere |= daddr != shifted(daddr, first, halves(carried, "raddr")[:, half])
         broken = np.flatnonzero(previous_state != events["old_state"])
         elsewhere[broken] |= RANK[events["old_state"][broken]] < RANK[previous_state[broken]]
         return elsewhere
@@ -324,7 +306,7 @@ class ConnectionTracker:
     ) -> None:
         """Fill what the first event of a new connection says; `rows`, `new` and `segment_start` have shape (n_segments,)."""
         index = slice(None) if new.all() else np.flatnonzero(new)
-        first = _take(events, segment_start[index])
+        first = take(events, segment_start[index])
         first_ns = ts_ns[segment_start[index]]
         opening = is_opening(first)
         rows["skaddr"][index] = first["skaddr"]
@@ -380,10 +362,6 @@ class ConnectionTracker:
         return Step(ended, endpoint_id[order], change[order])
 
 
-def _is_sample(events: Events) -> NDArray[np.bool_]:
-    return (events["flags"] & np.uint32(EventFlag.SAMPLE)) != 0
-
-
 def _fitting(row: np.void, events: Events) -> list[bool]:
     """Which events of one socket to keep: every transition, and the samples of the connection that it was just then.
 
@@ -391,7 +369,7 @@ def _fitting(row: np.void, events: Events) -> list[bool]:
     """
     state, lport, remote = int(row["last_state"]), int(row["lport"]), (max(int(row["rport"]), 0), row["raddr"].tobytes())
     keep = []
-    for event, has_port, sample in zip(events, valid(events, "sport").tolist(), _is_sample(events).tolist(), strict=True):
+    for event, has_port, sample in zip(events, valid(events, "sport").tolist(), is_sample(events).tolist(), strict=True):
         own_remote = (int(event["dport"]), event["daddr"].tobytes())
         port = int(event["sport"]) if has_port else -1
         same_ends = own_remote == remote and (port < 0 or lport < 0 or port == lport)
@@ -419,106 +397,3 @@ def _joined(steps: list[Step]) -> Step:
         np.concatenate([step.endpoint_id for step in steps]),
         np.concatenate([step.change for step in steps]),
     )
-
-
-def _shifted(values: NDArray[T], first: NDArray[np.intp], carried: NDArray[T]) -> NDArray[T]:
-    shifted = np.empty_like(values)
-    shifted[1:] = values[:-1]
-    shifted[first] = carried
-    return shifted
-
-
-def _halves(records: NDArray[np.void], field: str) -> NDArray[np.uint64]:
-    """An address field of structures, shape (n, 16) bytes, as two words each, shape (n, 2)."""
-    fields = records.dtype.fields
-    assert fields is not None
-    first = fields[field][1] // 8
-    return _words(records)[:, first : first + 2]
-
-
-def _group_starts(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    starts = np.ones(len(keys), bool)
-    starts[1:] = keys[1:] != keys[:-1]
-    return starts
-
-
-def _last_where(mask: NDArray[np.bool_], segment_start: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Index of each segment's last event for which `mask` holds, shape (n_segments,); -1 where there is none."""
-    return np.maximum.reduceat(np.where(mask, np.arange(len(mask)), -1), segment_start)
-
-
-def _fill(rows: Connections, events: Events, segment_start: NDArray[np.intp]) -> None:
-    """Bring the values of rows, shape (n_segments,), up to date with the events of their segments."""
-    last = np.append(segment_start[1:], len(events)) - 1
-    flags = events["flags"]
-    everything = np.uint32(sum(FIELD_FLAGS[source] for source in dict.fromkeys(source for _, source in _LAST_KNOWN)))
-    tail = _take(events, last)
-    whole = (tail["flags"] & everything == everything).all()  # the usual case: the last event knows it all
-    for field, source in _LAST_KNOWN:
-        if whole:
-            rows[field] = tail[source]
-            continue
-        index = _last_where(flags & np.uint32(FIELD_FLAGS[source]) != 0, segment_start)
-        have = index >= 0
-        rows[field][have] = events[source][index[have]]
-    # the data phase ends once; a sample in it is superseded by what ends it
-    in_data = events["old_state"] == _ESTABLISHED
-    for field in ("unread_bytes", "idle_ms"):
-        index = _last_where(in_data & valid(events, field), segment_start)
-        have = index >= 0
-        rows[field][have] = events[field][index[have]]
-    rows["last_state"] = tail["new_state"]
-    has_err = (tail["new_state"] == _CLOSE) & valid(tail, "sk_err")
-    rows["sk_err"][has_err] = tail["sk_err"][has_err]
-    _fill_reasons(rows, events, segment_start)
-
-
-def _fill_times(
-    rows: Connections,
-    events: Events,
-    ts_ns: NDArray[np.int64],
-    segment: NDArray[np.intp],
-    segment_start: NDArray[np.intp],
-) -> None:
-    """Bring the times of rows, shape (n_segments,), up to date with the events of their segments."""
-    new = events["new_state"]
-    established = (new == _ESTABLISHED) & (events["old_state"] != _ESTABLISHED)
-    rows["established_ns"][segment[established]] = ts_ns[established]
-    last = np.append(segment_start[1:], len(events)) - 1
-    rows["last_ns"] = ts_ns[last]
-    rows["closed_ns"] = np.where(new[last] == _CLOSE, ts_ns[last], -1)
-    for field, end, start in (("connect_ns", "established_ns", "opened_ns"), ("lifetime_ns", "closed_ns", "opened_ns")):
-        known = (rows[end] >= 0) & (rows[start] >= 0)
-        rows[field] = np.where(known, rows[end] - rows[start], -1)
-
-
-def _fill_states(
-    rows: Connections,
-    old: NDArray[np.uint8],
-    since_previous_ns: NDArray[np.int64],
-    segment: NDArray[np.intp],
-    previous_state: NDArray[np.uint8],
-    begins: NDArray[np.bool_],
-) -> None:
-    """Add the time between two events that fit together to the state they share; mark the gap where they don't."""
-    fits = ~begins & (previous_state == old)
-    missing = ~begins & ~fits
-    rows["gap"][segment[missing]] = True
-    where = segment[fits] * N_STATES + old[fits]
-    spent_ns = np.zeros(len(rows) * N_STATES, np.int64)
-    np.add.at(spent_ns, where, since_previous_ns[fits])
-    seen = np.zeros(len(rows) * N_STATES, bool)
-    seen[where] = True
-    known = rows["state_ns"]
-    total_ns = np.maximum(known, 0) + spent_ns.reshape(known.shape)
-    rows["state_ns"] = np.where(seen.reshape(known.shape), total_ns, known)
-
-
-def _fill_reasons(rows: Connections, events: Events, segment_start: NDArray[np.intp]) -> None:
-    """Take the first verdict of each segment where its row has none yet."""
-    reasons = close_reasons(events["old_state"], events["new_state"], events["sk_err"], valid(events, "sk_err"))
-    none = len(reasons)
-    decided = np.where(reasons != CloseReason.UNDECIDED, np.arange(none), none)
-    index = np.minimum.reduceat(decided, segment_start)
-    take = (index < none) & (rows["close_reason"] == CloseReason.UNDECIDED)
-    rows["close_reason"][take] = reasons[index[take]]

@@ -170,3 +170,13 @@ def valid(events: Events, field: str) -> NDArray[np.bool_]:
     if flag is None:
         return np.ones(len(events), bool)
     return (events["flags"] & np.uint32(flag)) != 0
+
+
+def is_sample(events: Events) -> NDArray[np.bool_]:
+    """Where an event is a sample and no transition: bool, shape (n_events,)."""
+    return (events["flags"] & np.uint32(EventFlag.SAMPLE)) != 0
+
+
+def is_opening(events: Events) -> NDArray[np.bool_]:
+    """Where an event is CLOSE -> SYN_SENT: bool, shape (n_events,)."""
+    return (events["old_state"] == TcpState.CLOSE) & (events["new_state"] == TcpState.SYN_SENT)

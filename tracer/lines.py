@@ -15,10 +15,10 @@ import numpy as np
 
 from tracer.analysis import EndpointSummary, Summary
 from tracer.cadence import Cadence, Owner
-from tracer.captures.header import FORMAT_VERSION, TraceHeader
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
-from tracer.events import EventBatch, EventFlag, Events, valid
+from tracer.events import EventBatch, EventFlag, Events, is_sample, valid
+from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
 from tracer.lifetimes import QUANTILE_ERROR, Distribution
 from tracer.text import address_text, comm_text
@@ -106,7 +106,7 @@ _TRANSITION = (
 def transition_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool = False) -> list[str]:
     """One line per transition, and with `samples` one per sample ("type": "sample"), in the order of the batch."""
     events: Events = batch.events
-    sample = events["flags"] & np.uint32(EventFlag.SAMPLE) != 0
+    sample = is_sample(events)
     early_ns = np.zeros(len(events), np.uint64) if batch.early_ns is None else batch.early_ns
     if not samples:
         events, early_ns, sample = events[~sample], early_ns[~sample], sample[~sample]

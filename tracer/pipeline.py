@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from tracer.analysis import Analysis
-from tracer.captures.header import TraceHeader
 from tracer.clock import boottime_ns
 from tracer.connections import Connections
 from tracer.events import EventBatch
+from tracer.header import TraceHeader
 from tracer.source import Source
 
 POLL_S = 0.05

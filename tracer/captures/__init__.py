@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from tracer.captures.header import FORMAT_VERSION, TraceHeader
 from tracer.errors import CaptureError, UsageError
 from tracer.events import EventBatch
+from tracer.header import FORMAT_VERSION, TraceHeader
 
 __all__ = ["FORMAT_VERSION", "Trace", "TraceHeader", "TraceWriter", "check_name", "create_trace", "open_trace"]
 

@@ -18,12 +18,12 @@ import numpy as np
 from nanoarrow.ipc import StreamWriter
 from numpy.typing import NDArray
 
-from tracer.captures.header import FORMAT_VERSION, TraceHeader
 from tracer.captures.ipc import Column, CutOffError, IpcError, IpcStream, RecordBatch
 from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
-from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, Events, no_events, valid
+from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, Events, is_sample, no_events, valid
+from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import STATE_NAMES
 
 _KIND_TRANSITION, _KIND_SAMPLE, _KIND_LOSS, _KIND_NOTE = 0, 1, 2, 3
@@ -154,7 +154,7 @@ class _Rows:
                 special["ts_ns"][-1] = batch.lost_until_ns
                 self.losses.append((row + len(special_kinds), batch.lost, batch.lost_since_ns))
                 special_kinds.append(_KIND_LOSS)
-            sample = batch.events["flags"] & np.uint32(EventFlag.SAMPLE) != 0
+            sample = is_sample(batch.events)
             kinds += [np.array(special_kinds, np.uint8), np.where(sample, _KIND_SAMPLE, _KIND_TRANSITION).astype(np.uint8)]
             parts += [special, batch.events]
             own_early = np.zeros(len(batch), np.uint64) if batch.early_ns is None else batch.early_ns

@@ -14,11 +14,11 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from tracer.captures.header import FORMAT_VERSION, TraceHeader
 from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
 from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, TcpState
+from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lines import batch_lines, start_line
 from tracer.text import comm_bytes
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from tracer.analysis import Analysis
 from tracer.cadence import Rhythm, attempts, cadence
-from tracer.captures.header import TraceHeader
 from tracer.commands.watch import follow
 from tracer.connections import Connections, blank_connections
 from tracer.endpoints import parse_endpoint
 from tracer.errors import SourceError
 from tracer.events import EventBatch
+from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES
 from tracer.reports.text_report import cadence_text
 from tracer.source import choose_source, probe_host

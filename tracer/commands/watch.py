@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Callable
 
-from tracer.captures.header import TraceHeader
 from tracer.clock import boottime_ns, measure
 from tracer.commands.output import report_for
 from tracer.endpoints import Endpoint, parse_endpoint
 from tracer.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
+from tracer.header import TraceHeader
 from tracer.pipeline import Listener, Stop, run_live
 from tracer.source import Choice, choose_source, open_source, probe_host, resolve_endpoints, watched_text
 from tracer.text import printable

@@ -7,9 +7,9 @@ from pathlib import Path
 from tracer.analysis import Analysis
 from tracer.anonymise import Anonymiser
 from tracer.captures import TraceWriter, create_trace
-from tracer.captures.header import TraceHeader
 from tracer.connections import Connections
 from tracer.events import EventBatch
+from tracer.header import TraceHeader
 
 
 class CaptureReport:

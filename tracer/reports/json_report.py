@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TextIO
 
 from tracer.analysis import Analysis
-from tracer.captures.header import TraceHeader
 from tracer.connections import Connections
 from tracer.events import EventBatch
+from tracer.header import TraceHeader
 from tracer.lines import batch_lines, connection_lines, loss_line, start_line, summary_line
 
 

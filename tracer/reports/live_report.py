@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from tracer.analysis import Analysis, EndpointSummary, Summary
-from tracer.captures.header import TraceHeader
 from tracer.churn import SIDES
 from tracer.connections import Connections
 from tracer.events import EventBatch
+from tracer.header import TraceHeader
 from tracer.lifecycle import STATE_NAMES
 from tracer.reports.text_report import (
     connection_texts,

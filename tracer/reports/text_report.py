@@ -9,10 +9,10 @@ import numpy as np
 
 from tracer.analysis import Analysis, EndpointSummary, Summary
 from tracer.cadence import Cadence, Rhythm
-from tracer.captures.header import TraceHeader
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
-from tracer.events import EventBatch, EventFlag, valid
+from tracer.events import EventBatch, EventFlag, is_sample, valid
+from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
 
@@ -79,7 +79,7 @@ def _endpoint(endpoints: dict[int, str], number: int) -> str:
 
 def transition_texts(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
     """One line per transition: time, socket, endpoint, states, who was running."""
-    events = batch.events[batch.events["flags"] & np.uint32(EventFlag.SAMPLE) == 0]
+    events = batch.events[~is_sample(batch.events)]
     has_task = valid(events, "comm").tolist()
     lines = []
     for event, at, task in zip(events, _clock_texts(events["ts_ns"], clock), has_task, strict=True):
