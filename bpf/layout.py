@@ -39,7 +39,8 @@ OPTIONAL = {
     "OFF_TOTAL_RETRANS": ("tcp_sock", "total_retrans", 4),
     "OFF_LRCVTIME": ("inet_connection_sock", "icsk_ack.lrcvtime", 4),
 }
-_COMMON_BYTES_MAX = 256  # of the BPF stack's 512
+_COMMON_BYTES_MAX = 128  # of the BPF stack's 512
+_WINDOW_BYTES_MAX = 256  # of the same
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def kernel_layout(btf: Btf, jiffy_ns: int) -> KernelLayout:
     if jiffy_ns > 0:
         macros["JIFFY_NS"] = jiffy_ns
     macros["COMMON_BYTES"] = _common_bytes(macros)
+    macros["WINDOW_START"], macros["WINDOW_BYTES"] = _window(macros)
     if macros["COMMON_BYTES"] > _COMMON_BYTES_MAX:
         missing["OFF_FAMILY"] = f"struct sock_common within {_COMMON_BYTES_MAX} bytes"
     return KernelLayout(
@@ -85,6 +87,21 @@ def kernel_layout(btf: Btf, jiffy_ns: int) -> KernelLayout:
         tuple(what for macro, what in missing.items() if macro in REQUIRED),
         tuple(what for macro, what in missing.items() if macro not in REQUIRED),
     )
+
+
+def _window(macros: dict[str, int]) -> tuple[int, int]:
+    """(start, bytes) of the stretch of struct tcp_sock that holds most of what is read of it: one read instead of several."""
+    spans = sorted(
+        (macros[macro], macros[macro] + size_bytes)
+        for macro, (structure, _path, size_bytes) in OPTIONAL.items()
+        if structure == "tcp_sock" and macro in macros
+    )
+    best = (0, 0, 0)  # how many members, start, bytes
+    for start in (first - first % 8 for first, _ in spans):
+        inside = [end for first, end in spans if first >= start and end <= start + _WINDOW_BYTES_MAX]
+        if len(inside) > best[0]:
+            best = (len(inside), start, max(inside) - start)
+    return best[1:]
 
 
 def _common_bytes(macros: dict[str, int]) -> int:

@@ -9,6 +9,7 @@ here is one `struct tcp_event`, so what lies between the two positions *is* an a
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import threading
@@ -115,6 +116,7 @@ class MappedRing:
     def close(self) -> None:
         """Unmap and close."""
         del self.reader  # its arrays hold the mappings open
-        self._consumer_map.close()
-        self._producer_map.close()
+        for mapping in (self._consumer_map, self._producer_map):
+            with contextlib.suppress(BufferError):  # a traceback still shows them: unmapped when it goes
+                mapping.close()
         os.close(self.fd)

@@ -26,7 +26,7 @@ struct tcp_event {
 	__u32 retransmits;    /* segments retransmitted so far, the SYN's included */
 	__u32 unread_bytes;   /* payload received and not yet copied to the application (rcv_nxt - copied_seq, less a FIN) */
 	__u32 idle_ms;        /* since the last segment with data was received, or since the connection was established */
-	__u32 sk_err;         /* errno the kernel left for the application; 0 is "no error" */
+	__u32 sk_err;         /* errno the kernel left for the application; 0 is "no error"; read at -> CLOSE */
 	__u32 endpoint_id;    /* which entry of the watch map matched */
 	__u32 flags;          /* TCP_EVENT_* */
 	__u32 reserved;       /* 0; keeps the addresses and the whole record aligned to 8 bytes */

@@ -46,6 +46,17 @@ struct common {
 };
 #define COMMON(common, type, offset) (*(type *)((char *)(common)->words + (offset)))
 
+/* The stretch of struct tcp_sock where most of its counters lie; what lies elsewhere is read by itself. */
+struct window {
+	u64 words[(WINDOW_BYTES + 7) / 8 + 1];
+};
+#define IN_WINDOW(destination, offset) \
+	((offset) >= WINDOW_START && (offset) + sizeof(destination) <= WINDOW_START + WINDOW_BYTES)
+#define READ_COUNTER(destination, sk, window, offset) \
+	(IN_WINDOW(destination, offset) ? \
+	 ((destination) = *(typeof(destination) *)((char *)(window)->words + (IN_WINDOW(destination, offset) ? (offset) - WINDOW_START : 0)), 0) : \
+	 READ(destination, sk, offset))
+
 #define READ(destination, sk, offset) bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)((sk) + (offset)))
 
 /* The remote address as a key: IPv4 in its v4-mapped form, as an AF_INET6 socket that talks IPv4 has it anyway. */
@@ -102,19 +113,42 @@ static __always_inline void count_loss(u64 ts_ns)
 	}
 }
 
+#if defined(OFF_BYTES_RECEIVED) && defined(OFF_FLAGS)
+#define ZERO_RECEIVED TCP_EVENT_HAS_RECEIVED
+#else
+#define ZERO_RECEIVED 0
+#endif
+#if defined(OFF_BYTES_ACKED) && defined(OFF_SND_UNA) && defined(OFF_WRITE_SEQ)
+#define ZERO_ACKED TCP_EVENT_HAS_ACKED
+#else
+#define ZERO_ACKED 0
+#endif
+#ifdef OFF_TOTAL_RETRANS
+#define ZERO_RETRANSMITS TCP_EVENT_HAS_RETRANSMITS
+#else
+#define ZERO_RETRANSMITS 0
+#endif
+#define COUNTERS_FROM_ZERO (ZERO_RECEIVED | ZERO_ACKED | ZERO_RETRANSMITS)
+
 /* Byte counters of struct tcp_sock count sequence numbers; SYN and FIN take one each and are no payload. */
 static __always_inline u32 fill_counters(struct tcp_event *event, u64 sk, struct common *common, u32 old_state)
 {
 	u32 flags = 0, synchronised = (1 << old_state) & SYNCHRONISED;
 	u32 fin_received = 0;
+	struct window window;
 
+	/* A socket that begins to connect has no history: tcp_disconnect() and the allocation clear the counters. */
+	if (old_state == TCP_CLOSE)
+		return COUNTERS_FROM_ZERO;
+	if (WINDOW_BYTES && bpf_probe_read_kernel(&window, WINDOW_BYTES, (void *)(sk + WINDOW_START)))
+		return 0;
 #ifdef OFF_FLAGS
 	/* SOCK_DONE is set by tcp_fin() and by nothing else, before it changes the state. */
 	fin_received = (COMMON(common, u64, OFF_FLAGS) >> SOCK_DONE_BIT) & 1;
 #endif
 #if defined(OFF_BYTES_RECEIVED) && defined(OFF_FLAGS)
 	u64 received = 0;
-	if (!READ(received, sk, OFF_BYTES_RECEIVED)) {
+	if (!READ_COUNTER(received, sk, &window, OFF_BYTES_RECEIVED)) {
 		event->bytes_received = received >= fin_received ? received - fin_received : 0;
 		flags |= TCP_EVENT_HAS_RECEIVED;
 	}
@@ -122,7 +156,7 @@ static __always_inline u32 fill_counters(struct tcp_event *event, u64 sk, struct
 #if defined(OFF_BYTES_ACKED) && defined(OFF_SND_UNA) && defined(OFF_WRITE_SEQ)
 	u64 acked = 0;
 	u32 snd_una = 0, write_seq = 1;
-	if (!READ(acked, sk, OFF_BYTES_ACKED) && !READ(snd_una, sk, OFF_SND_UNA) && !READ(write_seq, sk, OFF_WRITE_SEQ)) {
+	if (!READ_COUNTER(acked, sk, &window, OFF_BYTES_ACKED) && !READ_COUNTER(snd_una, sk, &window, OFF_SND_UNA) && !READ_COUNTER(write_seq, sk, &window, OFF_WRITE_SEQ)) {
 		u64 controls = acked > 0; /* an active opener's first acknowledgement is that of its SYN */
 		if (((1 << old_state) & FIN_SENT) && snd_una == write_seq)
 			controls++;
@@ -132,18 +166,18 @@ static __always_inline u32 fill_counters(struct tcp_event *event, u64 sk, struct
 #endif
 #ifdef OFF_SRTT_US
 	u32 srtt_us_shifted = 0;
-	if (!READ(srtt_us_shifted, sk, OFF_SRTT_US) && srtt_us_shifted) {
+	if (!READ_COUNTER(srtt_us_shifted, sk, &window, OFF_SRTT_US) && srtt_us_shifted) {
 		event->srtt_us = srtt_us_shifted >> 3; /* the kernel keeps eight times the value */
 		flags |= TCP_EVENT_HAS_SRTT;
 	}
 #endif
 #ifdef OFF_TOTAL_RETRANS
-	if (!READ(event->retransmits, sk, OFF_TOTAL_RETRANS))
+	if (!READ_COUNTER(event->retransmits, sk, &window, OFF_TOTAL_RETRANS))
 		flags |= TCP_EVENT_HAS_RETRANSMITS;
 #endif
 #if defined(OFF_RCV_NXT) && defined(OFF_COPIED_SEQ) && defined(OFF_FLAGS)
 	u32 rcv_nxt = 0, copied_seq = 0;
-	if (synchronised && !READ(rcv_nxt, sk, OFF_RCV_NXT) && !READ(copied_seq, sk, OFF_COPIED_SEQ)) {
+	if (synchronised && !READ_COUNTER(rcv_nxt, sk, &window, OFF_RCV_NXT) && !READ_COUNTER(copied_seq, sk, &window, OFF_COPIED_SEQ)) {
 		s32 unread = rcv_nxt - copied_seq - fin_received;
 		event->unread_bytes = unread > 0 ? unread : 0; /* -1: the application has read the FIN as well */
 		flags |= TCP_EVENT_HAS_UNREAD;
@@ -216,7 +250,8 @@ static __always_inline void emit(u64 sk, struct common *common, u8 *address, u32
 	flags |= fill_identity(event, sk, common);
 	flags |= fill_counters(event, sk, common, old_state);
 #ifdef OFF_SK_ERR
-	if (!READ(event->sk_err, sk, OFF_SK_ERR))
+	/* What matters of it is why a connection ended. */
+	if (new_state == TCP_CLOSE && !READ(event->sk_err, sk, OFF_SK_ERR))
 		flags |= TCP_EVENT_HAS_SK_ERR;
 #endif
 	if (!(flags & TCP_EVENT_SAMPLE)) {

@@ -12,9 +12,9 @@ import numpy as np
 
 from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import ChurnCounter
-from tracer.connections import Connections, ConnectionTracker, blank_connections
+from tracer.connections import Connections, ConnectionTracker, blank_connections, by_endpoint
 from tracer.events import EventBatch, is_sample
-from tracer.lifecycle import KNOWN, REASON_NAMES, STATE_NAMES, CloseReason
+from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
 from tracer.lifetimes import Distribution, Lifetimes
 
 CHUNK_EVENTS = 1 << 15
@@ -153,7 +153,8 @@ class Analysis:
         self._last_ns = max(self._last_ns, int(times.max()))
         samples = is_sample(events)
         self._transitions += len(events) - int(samples.sum())
-        unknown = ~KNOWN[events["old_state"], events["new_state"]] & ~samples
+        unknown = ~is_known(events["old_state"], events["new_state"])
+        unknown &= ~samples
         if unknown.any():
             pairs = zip(events["old_state"][unknown].tolist(), events["new_state"][unknown].tolist(), strict=True)
             self._unknown.update(pairs)
@@ -162,8 +163,7 @@ class Analysis:
         self.churn.add(events, step.ended)
         self.churn.note_open(step.endpoint_id, step.change)
         self._cadence.add(events)
-        for endpoint_id in np.unique(step.ended["endpoint_id"]).tolist():
-            rows = step.ended[step.ended["endpoint_id"] == endpoint_id]
+        for endpoint_id, rows in by_endpoint(step.ended):
             totals = self._totals.setdefault(endpoint_id, _Totals())
             totals.ended += len(rows)
             totals.add(rows)

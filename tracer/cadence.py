@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.events import EventFlag, Events, is_opening, valid
+from tracer.segments import take
 
 BURST_GAP_NS = 100_000_000
 _NO_CGROUP = 2**64 - 1
@@ -140,28 +141,28 @@ class CadenceTracker:
     def add(self, events: Events) -> None:
         """Take the openings among `events` whose owner is known."""
         known = np.uint32(EventFlag.OWNER | EventFlag.HAS_TASK)
-        opening = events[is_opening(events) & (events["flags"] & known == known)]
+        opening = take(np.ascontiguousarray(events), np.flatnonzero(is_opening(events) & (events["flags"] & known == known)))
         if not len(opening):
             return
         keys = _owner_keys(opening)
         _, first, group = np.unique(keys, return_index=True, return_inverse=True)
         order = np.argsort(group, kind="stable")
         times = opening["ts_ns"].astype(np.int64)[order]
-        for rows in np.split(np.arange(len(order)), np.flatnonzero(np.diff(group[order])) + 1):
-            owner = _owner(opening[first[group[order[rows[0]]]]])
-            self._extend(owner, times[rows])
+        ends = np.cumsum(np.bincount(group)).tolist()
+        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+            self._extend(_owner(opening[first[number]]), times[start:end].tolist())
         while len(self._attempts) > OWNERS_MAX:
             self._attempts.popitem(last=False)
 
-    def _extend(self, owner: Owner, opened_ns: NDArray[np.int64]) -> None:
+    def _extend(self, owner: Owner, opened_ns: list[int]) -> None:
         known = self._attempts.pop(owner, None)
-        if known is None:
-            starts = attempts(opened_ns, self._burst_gap_ns).tolist()
-        else:
-            joined = np.concatenate([[known.last_opened_ns], opened_ns])
-            fresh = attempts(joined, self._burst_gap_ns)[1:].tolist()
-            starts = known.starts_ns + fresh
-        self._attempts[owner] = _Attempts(starts[-ATTEMPTS_KEPT:], int(opened_ns[-1]))
+        starts_ns = [] if known is None else known.starts_ns
+        last_ns = -self._burst_gap_ns - 1 if known is None else known.last_opened_ns
+        for at_ns in opened_ns:
+            if at_ns - last_ns > self._burst_gap_ns:
+                starts_ns.append(at_ns)
+            last_ns = at_ns
+        self._attempts[owner] = _Attempts(starts_ns[-ATTEMPTS_KEPT:], last_ns)
 
     def cadences(self) -> dict[Owner, Cadence]:
         """The rhythm of every owner that is remembered, in a fixed order."""

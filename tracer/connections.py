@@ -11,6 +11,7 @@ cut where a connection begins: at an opening transition, after a CLOSE, and wher
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from tracer.events import N_STATES, EventFlag, Events, TcpState, is_opening, is_sample, valid
 from tracer.lifecycle import RANK, CloseReason
-from tracer.segments import fill_states, fill_times, fill_values, group_starts, halves, shifted, take
+from tracer.segments import fill_states, fill_times, fill_values, group_starts, halves, shifted, take, words
 
 CONNECTION_DTYPE = np.dtype(
     [  # wide fields first and a whole number of 8-byte words: numpy is slow where values are not aligned
@@ -101,6 +102,14 @@ def _blank_words() -> NDArray[np.uint64]:
 
 
 _BLANK_WORDS = _blank_words()
+
+
+def by_endpoint(rows: Connections) -> Iterator[tuple[int, Connections]]:
+    """The rows of each endpoint, in the order of endpoint ids."""
+    endpoint_id = rows["endpoint_id"]
+    for number in np.unique(endpoint_id).tolist():
+        own = endpoint_id == number
+        yield number, rows if own.all() else take(rows, np.flatnonzero(own))
 
 
 class ConnectionTracker:
@@ -213,8 +222,8 @@ class ConnectionTracker:
         """The open row of each key, shape (n_keys,); last_state 0 where there is none."""
         slots = np.array([self._slots.get(key, -1) for key in keys.tolist()], np.intp)
         rows = blank_connections(len(keys))
-        have = slots >= 0
-        rows[have] = self._rows[slots[have]]
+        have = np.flatnonzero(slots >= 0)
+        words(rows)[have] = words(self._rows)[slots[have]]
         return rows
 
     def _advance(self, events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp], carried: Connections) -> Step:
@@ -233,7 +242,7 @@ class ConnectionTracker:
         new = begins[segment_start]
         if not new.all():
             group = np.cumsum(group_start) - 1
-            rows[~new] = carried[group[segment_start[~new]]]
+            words(rows)[~new] = words(carried)[group[segment_start[~new]]]
         self._start_rows(rows, new, events, segment_start, ts_ns)
         previous_ns = shifted(ts_ns, first, carried["last_ns"])
         fill_values(rows, events, segment_start)
@@ -263,7 +272,8 @@ class ConnectionTracker:
         segment_end = np.append(segment_start[1:], len(keys)) - 1
         ended_at = position[segment_end] * 2 + 1
         ended_at[cut_off] = position[segment_end[cut_off] + 1] * 2
-        self._store(rows[~over], keys_of[~over], keys_of)
+        kept = np.flatnonzero(~over)
+        self._store(take(rows, kept), keys_of[kept], keys_of)
         index = np.flatnonzero(over)
         ended_at = ended_at[index]
         order = np.argsort(ended_at, kind="stable")
@@ -331,11 +341,13 @@ class ConnectionTracker:
             slot = self._slots.pop(key, None)
             if slot is not None:
                 self._free.append(slot)
-        for row, key in zip(rows, kept, strict=True):
+        slots = []
+        for key in kept:
             slot = self._slots.get(key)
             if slot is None:
                 slot = self._slots[key] = self._take_slot()
-            self._rows[slot] = row
+            slots.append(slot)
+        words(self._rows)[slots] = words(rows)
 
     def _take_slot(self) -> int:
         if not self._free:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.connections import Connections
+from tracer.connections import Connections, by_endpoint
 from tracer.events import N_STATES
 from tracer.lifecycle import STATE_NAMES
 
@@ -98,13 +98,20 @@ class Lifetimes:
 
     def add(self, connections: Connections) -> None:
         """Count connections that ended; spans that are not known are left out."""
-        for endpoint_id in np.unique(connections["endpoint_id"]).tolist():
-            rows = connections[connections["endpoint_id"] == endpoint_id]
-            spans = np.column_stack([rows["lifetime_ns"], rows["state_ns"][:, 1:], rows["connect_ns"]])
-            for span in np.flatnonzero((spans >= 0).any(axis=0)).tolist():
-                values_ns = spans[:, span]
-                histogram = self._histograms.setdefault((endpoint_id, span), LogHistogram())
-                histogram.add(values_ns[values_ns >= 0])
+        for endpoint_id, rows in by_endpoint(connections):
+            state_ns = rows["state_ns"]
+            spans = [(LIFETIME, rows["lifetime_ns"]), (CONNECT, rows["connect_ns"])]
+            spans += [(state, state_ns[:, state]) for state in np.flatnonzero((state_ns >= 0).any(axis=0)).tolist()]
+            for span, values_ns in spans:
+                known_ns = values_ns[values_ns >= 0]
+                if len(known_ns):
+                    self._histogram(endpoint_id, span).add(known_ns)
+
+    def _histogram(self, endpoint_id: int, span: int) -> LogHistogram:
+        found = self._histograms.get((endpoint_id, span))
+        if found is None:
+            found = self._histograms[endpoint_id, span] = LogHistogram()
+        return found
 
     def histogram(self, endpoint_id: int, span: int) -> LogHistogram:
         """The histogram of a span (a TcpState, LIFETIME or CONNECT); empty if nothing was counted."""
