@@ -17,7 +17,7 @@ from tracer.analysis import EndpointSummary, Summary
 from tracer.cadence import Cadence, Owner
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
-from tracer.events import EventBatch, EventFlag, Events, is_sample, valid
+from tracer.events import N_STATES, EventBatch, EventFlag, Events, TcpState, is_sample, valid
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
 from tracer.lifetimes import QUANTILE_ERROR, Distribution
@@ -91,8 +91,11 @@ def _known(values: Any, known: Any) -> list[str]:
     return [str(value) if have else "null" for value, have in zip(values.tolist(), known.tolist(), strict=True)]
 
 
-def _unknown_is_negative(values: Any) -> list[str]:
-    return [str(value) if value >= 0 else "null" for value in values.tolist()]
+def _or_null(values: Any) -> list[int | str]:
+    """Integers, null where they are negative."""
+    if values.min(initial=0) >= 0:
+        return values.tolist()
+    return [value if value >= 0 else "null" for value in values.tolist()]
 
 
 _TRANSITION = (
@@ -140,15 +143,28 @@ def transition_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockO
 
 _COUNTERS = ("bytes_received", "bytes_acked", "srtt_us", "retransmits", "unread_bytes", "idle_ms", "sk_err")
 
-_CONNECTION = (
-    '{{"type": "connection", "endpoint": {}, "laddr": {}, "lport": {}, "raddr": {}, "rport": {}, "pid": {}, "comm": {}, '
-    '"container": null, "opened_at": {}, "opened_ns": {}, "established_ns": {}, "closed_at": {}, "closed_ns": {}, '
-    '"connect_ns": {}, "lifetime_ns": {}, "close_reason": "{}", "bytes_received": {}, "bytes_acked": {}, "retransmits": {}, '
-    '"srtt_us": {}, "unread_bytes": {}, "idle_ms": {}, "sk_err": {}, "states": {{{}}}, "preexisting": {}, "gap": {}, '
-    '"family": {}, "netns": {}, "cgroup_id": {}, "skaddr": "{:#x}", "first_seen_ns": {}}}'
-).format
-_LIFE_ORDER = (np.argsort(RANK[1:], kind="stable") + 1).tolist()
 _PREEXISTING = {1: "true", 0: "false", -1: "null"}
+_LIFE_ORDER = (np.argsort(RANK[1:], kind="stable") + 1).tolist()
+_OUTCOME = ("bytes_received", "bytes_acked", "retransmits", "srtt_us", "unread_bytes", "idle_ms", "sk_err")
+
+
+def _connection_line(
+    endpoint: str, laddr: str, lport: int | str, raddr: str, rport: int | str, pid: int | str, comm: str, opened_at: str,
+    opened_ns: int | str, established_ns: int | str, closed_at: str, closed_ns: int | str, connect_ns: int | str,
+    lifetime_ns: int | str, close_reason: str, bytes_received: int | str, bytes_acked: int | str, retransmits: int | str,
+    srtt_us: int | str, unread_bytes: int | str, idle_ms: int | str, sk_err: int | str, states: str, preexisting: str,
+    gap: str, family: int, netns: int | str, cgroup_id: int | str, skaddr: int, first_seen_ns: int,
+) -> str:  # fmt: skip
+    return (
+        f'{{"type": "connection", "endpoint": {endpoint}, "laddr": {laddr}, "lport": {lport}, "raddr": {raddr}, '
+        f'"rport": {rport}, "pid": {pid}, "comm": {comm}, "container": null, "opened_at": {opened_at}, '
+        f'"opened_ns": {opened_ns}, "established_ns": {established_ns}, "closed_at": {closed_at}, "closed_ns": {closed_ns}, '
+        f'"connect_ns": {connect_ns}, "lifetime_ns": {lifetime_ns}, "close_reason": "{close_reason}", '
+        f'"bytes_received": {bytes_received}, "bytes_acked": {bytes_acked}, "retransmits": {retransmits}, '
+        f'"srtt_us": {srtt_us}, "unread_bytes": {unread_bytes}, "idle_ms": {idle_ms}, "sk_err": {sk_err}, '
+        f'"states": {{{states}}}, "preexisting": {preexisting}, "gap": {gap}, "family": {family}, "netns": {netns}, '
+        f'"cgroup_id": {cgroup_id}, "skaddr": "{skaddr:#x}", "first_seen_ns": {first_seen_ns}}}'
+    )
 
 
 def connection_lines(rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
@@ -156,43 +172,52 @@ def connection_lines(rows: Connections, endpoints: dict[int, str], clock: ClockO
     label = _cached(lambda number: json.dumps(endpoints.get(number, f"endpoint {number}")))
     comm = _cached(lambda name: json.dumps(comm_text(name)))
     has_owner = (rows["pid"] >= 0).tolist()
-    columns = [
-        [label(number) for number in rows["endpoint_id"].tolist()],
-        _addresses(rows["laddr"]),
-        _unknown_is_negative(rows["lport"]),
-        _addresses(rows["raddr"]),
-        _unknown_is_negative(rows["rport"]),
-        _unknown_is_negative(rows["pid"]),
-        [comm(name) if have else "null" for name, have in zip(rows["comm"].tolist(), has_owner, strict=True)],
-        _times(rows["opened_ns"], clock),
-        *(_unknown_is_negative(rows[field]) for field in ("opened_ns", "established_ns")),
-        _times(rows["closed_ns"], clock),
-        *(_unknown_is_negative(rows[field]) for field in ("closed_ns", "connect_ns", "lifetime_ns")),
-        [REASON_NAMES[reason] for reason in rows["close_reason"].tolist()],
-        *(
-            _unknown_is_negative(rows[field])
-            for field in ("bytes_received", "bytes_acked", "retransmits", "srtt_us", "unread_bytes", "idle_ms", "sk_err")
-        ),
-        _states(rows),
-        [_PREEXISTING[value] for value in rows["preexisting"].tolist()],
-        ["true" if gap else "false" for gap in rows["gap"].tolist()],
-        rows["family"].tolist(),
-        _unknown_is_negative(rows["netns"]),
-        _unknown_is_negative(rows["cgroup_id"]),
-        rows["skaddr"].tolist(),
-        rows["first_seen_ns"].tolist(),
-    ]
-    return [_CONNECTION(*row) for row in zip(*columns, strict=True)]
+    return list(
+        map(
+            _connection_line,
+            [label(number) for number in rows["endpoint_id"].tolist()],
+            _addresses(rows["laddr"]),
+            _or_null(rows["lport"]),
+            _addresses(rows["raddr"]),
+            _or_null(rows["rport"]),
+            _or_null(rows["pid"]),
+            [comm(name) if have else "null" for name, have in zip(rows["comm"].tolist(), has_owner, strict=True)],
+            _times(rows["opened_ns"], clock),
+            *(_or_null(rows[field]) for field in ("opened_ns", "established_ns")),
+            _times(rows["closed_ns"], clock),
+            *(_or_null(rows[field]) for field in ("closed_ns", "connect_ns", "lifetime_ns")),
+            [REASON_NAMES[reason] for reason in rows["close_reason"].tolist()],
+            *(_or_null(rows[field]) for field in _OUTCOME),
+            _states(rows),
+            [_PREEXISTING[value] for value in rows["preexisting"].tolist()],
+            ["true" if gap else "false" for gap in rows["gap"].tolist()],
+            rows["family"].tolist(),
+            _or_null(rows["netns"]),
+            _or_null(rows["cgroup_id"]),
+            rows["skaddr"].tolist(),
+            rows["first_seen_ns"].tolist(),
+        )
+    )
 
 
 def _states(rows: Connections) -> list[str]:
-    """The inside of "states": time in each state that was seen, null for one that an open connection is in since then."""
-    texts = []
-    for spent, last in zip(rows["state_ns"].tolist(), rows["last_state"].tolist(), strict=True):
-        pairs = [f'"{STATE_NAMES[state]}": {spent[state]}' for state in _LIFE_ORDER if spent[state] >= 0]
-        if STATE_NAMES[last] != "CLOSE" and spent[last] < 0:
-            pairs.append(f'"{STATE_NAMES[last]}": null')
-        texts.append(", ".join(pairs))
+    """The inside of "states": time in each state that was seen, null for one that an open connection is in since then.
+
+    Few different sets of states occur, so that each set is one format string.
+    """
+    texts = [""] * len(rows)
+    known = rows["state_ns"] >= 0
+    sets = known @ (1 << np.arange(N_STATES)) * N_STATES + rows["last_state"]
+    for code in np.unique(sets).tolist():
+        index = np.flatnonzero(sets == code)
+        last = code % N_STATES
+        seen = [state for state in _LIFE_ORDER if code // N_STATES >> state & 1]
+        names = [f'"{STATE_NAMES[state]}": %d' for state in seen]
+        if last not in seen and last != TcpState.CLOSE:
+            names.append(f'"{STATE_NAMES[last]}": null')
+        form = ", ".join(names)
+        for row, spent in zip(index.tolist(), rows["state_ns"][index][:, seen].tolist(), strict=True):
+            texts[row] = form % tuple(spent)
     return texts
 
 

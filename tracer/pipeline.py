@@ -100,18 +100,21 @@ def run_live(
 
     for listener in listeners:
         listener.start(header)
-    started_s = ticked_s = time.monotonic()
+    started_s = ticked_s = polled_s = time.monotonic()
+    end_s = started_s + (float("inf") if duration_s is None else duration_s)
     try:
         while stop.signal is None and (on_poll is None or on_poll()):
             now_s = time.monotonic()
-            if duration_s is not None and now_s - started_s >= duration_s:
+            if now_s >= end_s:
                 break
             if now_s - ticked_s >= TICK_S:
                 ticked_s = now_s
                 sampling = sampling and source.sample(analysis.open_skaddrs()[:SAMPLES_MAX])
                 for listener in listeners:
                     listener.tick(analysis)
-            time.sleep(POLL_S if duration_s is None else max(0.0, min(POLL_S, started_s + duration_s - now_s)))
+            # What the last round took is not slept again: under load the ring is read as often as it can be.
+            time.sleep(max(0.0, min(polled_s + POLL_S, end_s) - now_s))
+            polled_s = time.monotonic()
             pump()
         pump()
         if sampling and source.sample(analysis.open_skaddrs()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ from tracer.header import TraceHeader
 from tracer.pipeline import Listener, Stop, run_live
 from tracer.source import Choice, choose_source, open_source, probe_host, resolve_endpoints, watched_text
 from tracer.text import printable
+
+NICE = -10
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,6 +47,7 @@ def follow(
         choice = choose_source(support, options.source)
         numbered = resolve_endpoints(endpoints)
         source = open_source(support, choice)
+        _ask_for_priority()
         try:
             source.watch(numbered)
             header = live_header(choice, source.resolution_ns, numbered)
@@ -55,6 +59,15 @@ def follow(
             source.close()
     interrupted = stop.signal == signal.SIGINT and analysis.now_ns < 0
     return EXIT_INTERRUPTED if interrupted else EXIT_OK
+
+
+def _ask_for_priority() -> None:
+    """Be run before the load that is watched: on a saturated machine the reader would starve, and the ring overflow.
+
+    It needs little time, but needs it at least once in a few hundred milliseconds. Without permission it stays as it is.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, min(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def live_header(choice: Choice, resolution_ns: int, numbered: dict[int, tuple[Endpoint, ...]]) -> TraceHeader:

@@ -18,7 +18,7 @@ from tracer.header import TraceHeader
 from tracer.lifecycle import STATE_NAMES
 from tracer.reports.text_report import (
     connection_texts,
-    owner_text,
+    owner_texts,
     start_text,
     summary_texts,
     transition_texts,
@@ -110,10 +110,11 @@ def _open_table(analysis: Analysis, now_ns: int) -> Table:
     table = Table(title=f"connections: {shown}", title_justify="left", expand=False)
     for name in ("owner", "endpoint", "address", "state", "since", "in", "idle"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for row in rows[:_OPEN_ROWS]:
+    rows = rows[:_OPEN_ROWS]
+    for row, owner in zip(rows, owner_texts(rows), strict=True):
         idle_ms = int(row["idle_ms"])
         cells = [
-            owner_text(row),
+            owner,
             printable(analysis.endpoints.get(int(row["endpoint_id"]), "?")),
             address_text(row["raddr"].tobytes()) or "?",
             STATE_NAMES[row["last_state"]],

@@ -93,37 +93,62 @@ def transition_texts(batch: EventBatch, endpoints: dict[int, str], clock: ClockO
 def connection_texts(rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
     """One line per connection: when it ended, who had it, with whom, how long, how it ended, how much."""
     shown_ns = np.where(rows["closed_ns"] >= 0, rows["closed_ns"], rows["last_ns"])
+    columns = (
+        _clock_texts(shown_ns, clock),
+        owner_texts(rows),
+        rows["lport"].tolist(),
+        _remote_texts(rows, endpoints),
+        rows["close_reason"].tolist(),
+        *(map(duration_text, rows[field].tolist()) for field in ("lifetime_ns", "connect_ns")),
+        *(map(bytes_text, rows[field].tolist()) for field in ("bytes_received", "bytes_acked")),
+        _remarks(rows),
+    )
     return [
-        f"{at}  {owner_text(row)}  :{row['lport'] if row['lport'] >= 0 else '?'} -> {_endpoint(endpoints, row['endpoint_id'])}"
-        f"{_address_text(row, endpoints)}  {REASON_NAMES[row['close_reason']]}"
-        f"  life {duration_text(int(row['lifetime_ns']))}  connect {duration_text(int(row['connect_ns']))}"
-        f"  in {bytes_text(int(row['bytes_received']))}  out {bytes_text(int(row['bytes_acked']))}{_remarks(row)}"
-        for row, at in zip(rows, _clock_texts(shown_ns, clock), strict=True)
+        f"{at}  {owner}  :{lport if lport >= 0 else '?'} -> {remote}  {REASON_NAMES[reason]}"
+        f"  life {life}  connect {connect}  in {received}  out {acked}{remarks}"
+        for at, owner, lport, remote, reason, life, connect, received, acked, remarks in zip(*columns, strict=True)
     ]
 
 
-def owner_text(row: np.void) -> str:
-    """comm[pid] of a connection's owner, or "?"."""
-    return f"{printable(comm_text(row['comm']))}[{row['pid']}]" if row["pid"] >= 0 else "?"
+def owner_texts(rows: Connections) -> list[str]:
+    """comm[pid] of each connection's owner, or "?"."""
+    return [
+        f"{printable(comm_text(comm))}[{pid}]" if pid >= 0 else "?"
+        for comm, pid in zip(rows["comm"].tolist(), rows["pid"].tolist(), strict=True)
+    ]
 
 
-def _address_text(row: np.void, endpoints: dict[int, str]) -> str:
-    """The remote address, where the endpoint's label does not say it."""
-    address = address_text(row["raddr"].tobytes()) or "?"
-    return "" if address in endpoints.get(int(row["endpoint_id"]), "") else f" ({address})"
+def _remote_texts(rows: Connections, endpoints: dict[int, str]) -> list[str]:
+    """The endpoint's label, and the remote address where the label does not say it."""
+    known: dict[tuple[int, bytes], str] = {}
+    texts = []
+    addresses = np.ascontiguousarray(rows["raddr"]).view("V16").reshape(len(rows)).tolist()
+    for key in zip(rows["endpoint_id"].tolist(), addresses, strict=True):
+        text = known.get(key)
+        if text is None:
+            label, address = _endpoint(endpoints, key[0]), address_text(key[1]) or "?"
+            text = known[key] = label if address in label else f"{label} ({address})"
+        texts.append(text)
+    return texts
 
 
-def _remarks(row: np.void) -> str:
-    remarks = []
-    if row["retransmits"] > 0:
-        remarks.append(f"{row['retransmits']} retransmits")
-    if row["unread_bytes"] > 0:
-        remarks.append(f"{bytes_text(int(row['unread_bytes']))} unread")
-    if row["preexisting"] == 1:
-        remarks.append("was open before")
-    if row["gap"]:
-        remarks.append("transitions missing")
-    return f"  ({', '.join(remarks)})" if remarks else ""
+def _remarks(rows: Connections) -> list[str]:
+    """What is out of the ordinary; "" for most rows."""
+    texts = [""] * len(rows)
+    odd = (rows["retransmits"] > 0) | (rows["unread_bytes"] > 0) | (rows["preexisting"] == 1) | rows["gap"]
+    for index in np.flatnonzero(odd).tolist():
+        row = rows[index]
+        remarks = []
+        if row["retransmits"] > 0:
+            remarks.append(f"{row['retransmits']} retransmits")
+        if row["unread_bytes"] > 0:
+            remarks.append(f"{bytes_text(int(row['unread_bytes']))} unread")
+        if row["preexisting"] == 1:
+            remarks.append("was open before")
+        if row["gap"]:
+            remarks.append("transitions missing")
+        texts[index] = f"  ({', '.join(remarks)})"
+    return texts
 
 
 def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
