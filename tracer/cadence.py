@@ -7,6 +7,7 @@ restarts. Connections opened within BURST_GAP_NS of the one before are one attem
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -149,8 +150,9 @@ class CadenceTracker:
         order = np.argsort(group, kind="stable")
         times = opening["ts_ns"].astype(np.int64)[order]
         ends = np.cumsum(np.bincount(group)).tolist()
-        for number, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            self._extend(_owner(opening[first[number]]), times[start:end].tolist())
+        opened_ns = times.tolist()
+        for owner, start, end in zip(_owners(take(opening, first)), [0, *ends[:-1]], ends, strict=True):
+            self._extend(owner, opened_ns[start:end])
         while len(self._attempts) > OWNERS_MAX:
             self._attempts.popitem(last=False)
 
@@ -169,9 +171,13 @@ class CadenceTracker:
         return {owner: latest_cadence(np.array(self._attempts[owner].starts_ns, np.int64)) for owner in sorted(self._attempts)}
 
 
-def _owner(event: np.void) -> Owner:
-    has_cgroup = int(event["flags"]) & EventFlag.HAS_CGROUP
-    return Owner(int(event["endpoint_id"]), int(event["cgroup_id"]) if has_cgroup else -1, bytes(event["comm"]))
+def _owners(events: Events) -> Iterator[Owner]:
+    """The owner of each event."""
+    cgroup_id = [
+        number if known else -1
+        for number, known in zip(events["cgroup_id"].tolist(), valid(events, "cgroup_id").tolist(), strict=True)
+    ]
+    return map(Owner, events["endpoint_id"].tolist(), cgroup_id, events["comm"].tolist())
 
 
 def _owner_keys(events: Events) -> NDArray[np.uint64]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tracer.events import N_STATES, EventFlag, Events, TcpState, is_opening, is_sample, valid
 from tracer.lifecycle import RANK, CloseReason
-from tracer.segments import fill_states, fill_times, fill_values, group_starts, halves, shifted, take, words
+from tracer.segments import fill_states, fill_times, fill_values, group_starts, halves, shifted, stable_order, take, words
 
 CONNECTION_DTYPE = np.dtype(
     [  # wide fields first and a whole number of 8-byte words: numpy is slow where values are not aligned
@@ -176,7 +176,7 @@ class ConnectionTracker:
         if not position.size:
             return _nothing()
         keys = self._keys(events)[position]
-        order = np.argsort(keys, kind="stable")
+        order = stable_order(keys)
         keys, position = keys[order], position[order]
         events = take(np.ascontiguousarray(events), position)
         carried, events, keys, position = self._drop_orphan_samples(events, keys, position)
@@ -245,13 +245,14 @@ class ConnectionTracker:
             words(rows)[~new] = words(carried)[group[segment_start[~new]]]
         self._start_rows(rows, new, events, segment_start, ts_ns)
         previous_ns = shifted(ts_ns, first, carried["last_ns"])
-        fill_values(rows, events, segment_start)
+        fill_values(rows, events, segment, segment_start)
         fill_times(rows, events, ts_ns, segment, segment_start)
         fill_states(rows, events["old_state"], ts_ns - previous_ns, segment, previous_state, begins)
         # A carried row that the first event of its group does not continue ends here, unfinished.
         orphaned = begins[first] & (carried["last_state"] != 0)
         carried["gap"] |= orphaned
-        return self._settle(rows, keys, position, segment_start, new, carried[orphaned], first[orphaned])
+        was_open = keys[first[carried["last_state"] != 0]]
+        return self._settle(rows, keys, position, segment_start, new, was_open, carried[orphaned], first[orphaned])
 
     def _settle(
         self,
@@ -260,6 +261,7 @@ class ConnectionTracker:
         position: NDArray[np.intp],
         segment_start: NDArray[np.intp],
         new: NDArray[np.bool_],
+        was_open: NDArray[np.uint64],
         orphans: Connections,
         orphaned_by: NDArray[np.intp],
     ) -> Step:
@@ -273,7 +275,7 @@ class ConnectionTracker:
         ended_at = position[segment_end] * 2 + 1
         ended_at[cut_off] = position[segment_end[cut_off] + 1] * 2
         kept = np.flatnonzero(~over)
-        self._store(take(rows, kept), keys_of[kept], keys_of)
+        self._store(take(rows, kept), keys_of[kept], was_open)
         index = np.flatnonzero(over)
         ended_at = ended_at[index]
         order = np.argsort(ended_at, kind="stable")
@@ -334,13 +336,11 @@ class ConnectionTracker:
         rows["comm"][index] = np.where(has_pid, first["comm"], b"")
         rows["cgroup_id"][index] = np.where(has_cgroup, first["cgroup_id"].astype(np.int64), -1)
 
-    def _store(self, rows: Connections, keys: NDArray[np.uint64], touched: NDArray[np.uint64]) -> None:
-        """Keep the rows that are still open; forget the other touched keys."""
+    def _store(self, rows: Connections, keys: NDArray[np.uint64], was_open: NDArray[np.uint64]) -> None:
+        """Keep the rows that are open now, and forget which of those that were open before are not."""
         kept = keys.tolist()
-        for key in set(touched.tolist()).difference(kept):
-            slot = self._slots.pop(key, None)
-            if slot is not None:
-                self._free.append(slot)
+        for key in set(was_open.tolist()).difference(kept):
+            self._free.append(self._slots.pop(key))
         slots = []
         for key in kept:
             slot = self._slots.get(key)

@@ -20,6 +20,7 @@ Rows = NDArray[np.void]
 """A structured array of connections.CONNECTION_DTYPE."""
 
 _CLOSE, _ESTABLISHED = np.uint8(TcpState.CLOSE), np.uint8(TcpState.ESTABLISHED)
+_WORD_BITS = 64
 _LAST_KNOWN = (
     ("lport", "sport"), ("laddr", "saddr"), ("netns", "netns"), ("bytes_received", "bytes_received"),
     ("bytes_acked", "bytes_acked"), ("retransmits", "retransmits"), ("srtt_us", "srtt_us"),
@@ -59,31 +60,53 @@ def group_starts(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
     return starts
 
 
-def _last_where(mask: NDArray[np.bool_], segment_start: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Index of each segment's last event for which `mask` holds, shape (n_segments,); -1 where there is none."""
-    return np.maximum.reduceat(np.where(mask, np.arange(len(mask)), -1), segment_start)
+def stable_order(keys: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """`np.argsort(keys, kind="stable")`, several times faster where the keys lie close together, as kernel addresses do.
+
+    Position and key are packed into one integer: numpy sorts integers with vector instructions, but not their order.
+    """
+    if not len(keys):
+        return np.zeros(0, np.intp)
+    above = keys - keys.min()
+    used = int(np.bitwise_or.reduce(above))
+    shift = (used & -used).bit_length() - 1 if used else 0  # sockets are aligned: the lowest bits are all zero
+    position_bits = len(keys).bit_length()
+    if (used >> shift).bit_length() + position_bits > _WORD_BITS:
+        return np.argsort(keys, kind="stable")
+    packed = (above >> np.uint64(shift)) << np.uint64(position_bits)
+    packed |= np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    return (packed & np.uint64((1 << position_bits) - 1)).astype(np.intp)
 
 
-def fill_values(rows: Rows, events: Events, segment_start: NDArray[np.intp]) -> None:
+def _last_of_each(index: NDArray[np.intp], segment: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Of increasing indexes of events, the last one in each segment (numpy promises no order where one is set twice)."""
+    own = segment[index]
+    last = np.ones(len(index), bool)
+    last[:-1] = own[1:] != own[:-1]
+    return index[last]
+
+
+def fill_values(rows: Rows, events: Events, segment: NDArray[np.intp], segment_start: NDArray[np.intp]) -> None:
     """Bring the values of rows, shape (n_segments,), up to date with the events of their segments."""
     last = np.append(segment_start[1:], len(events)) - 1
     flags = events["flags"]
-    everything = np.uint32(sum(FIELD_FLAGS[source] for source in dict.fromkeys(source for _, source in _LAST_KNOWN)))
     tail = take(events, last)
-    whole = (tail["flags"] & everything == everything).all()  # the usual case: the last event knows it all
     for field, source in _LAST_KNOWN:
-        if whole:
+        flag = np.uint32(FIELD_FLAGS[source])
+        has = tail["flags"] & flag != 0
+        if has.all():  # the usual case: the last event knows it
             rows[field] = tail[source]
             continue
-        index = _last_where(flags & np.uint32(FIELD_FLAGS[source]) != 0, segment_start)
-        have = index >= 0
-        rows[field][have] = events[source][index[have]]
+        rows[field][has] = tail[source][has]
+        earlier = np.flatnonzero(flags & flag != 0)
+        index = _last_of_each(earlier[~has[segment[earlier]]], segment)
+        rows[field][segment[index]] = events[source][index]
     # the data phase ends once; a sample in it is superseded by what ends it
     in_data = events["old_state"] == _ESTABLISHED
     for field in ("unread_bytes", "idle_ms"):
-        index = _last_where(in_data & valid(events, field), segment_start)
-        have = index >= 0
-        rows[field][have] = events[field][index[have]]
+        index = _last_of_each(np.flatnonzero(in_data & valid(events, field)), segment)
+        rows[field][segment[index]] = events[field][index]
     rows["last_state"] = tail["new_state"]
     has_err = (tail["new_state"] == _CLOSE) & valid(tail, "sk_err")
     rows["sk_err"][has_err] = tail["sk_err"][has_err]
@@ -99,7 +122,7 @@ def fill_times(
 ) -> None:
     """Bring the times of rows, shape (n_segments,), up to date with the events of their segments."""
     new = events["new_state"]
-    established = (new == _ESTABLISHED) & (events["old_state"] != _ESTABLISHED)
+    established = _last_of_each(np.flatnonzero((new == _ESTABLISHED) & (events["old_state"] != _ESTABLISHED)), segment)
     rows["established_ns"][segment[established]] = ts_ns[established]
     last = np.append(segment_start[1:], len(events)) - 1
     rows["last_ns"] = ts_ns[last]
