@@ -51,7 +51,8 @@ def follow(
         try:
             source.watch(numbered)
             header = live_header(choice, source.resolution_ns, numbered)
-            say_what(numbered, choice)
+            if options.json:
+                say_what(numbered, choice)
             analysis = run_live(
                 source, header, [*extra, report_for(options, boottime_ns)], stop, getattr(options, "duration", None), on_poll
             )
@@ -86,7 +87,7 @@ def live_header(choice: Choice, resolution_ns: int, numbered: dict[int, tuple[En
 
 
 def say_what(numbered: dict[int, tuple[Endpoint, ...]], choice: Choice) -> None:
-    """One line on standard error: what was chosen and why, and the addresses behind names."""
+    """On standard error, where standard output is for a program: what was chosen and why, and the addresses behind names."""
     sys.stderr.write(f"regtrace: source {choice.source}: {choice.why}\n")
     for line in watched_text(numbered):
         if "(" in line:

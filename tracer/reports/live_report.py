@@ -64,7 +64,9 @@ class LiveReport:
         """Draw again."""
         summary = analysis.summary()
         now_ns = analysis.now_ns if self._now_ns is None else self._now_ns()
-        tables: list[RenderableType] = [_head(summary), _endpoint_table(summary, analysis, now_ns), _open_table(analysis, now_ns)]
+        tables: list[RenderableType] = [_head(summary), _endpoint_table(summary, analysis, now_ns)]
+        if summary.open:
+            tables.append(_open_table(analysis, now_ns))
         self._live.update(Group(*tables, *(Text(line, no_wrap=True, overflow="ellipsis") for line in self._log)))
 
     def finish(self, analysis: Analysis, truncated: str | None) -> None:

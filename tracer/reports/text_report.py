@@ -63,6 +63,7 @@ def start_text(header: TraceHeader) -> list[str]:
         f"watching {watched}{where}",
         f"source {printable(header.source)}, times exact to {duration_text(header.resolution_ns)}{error}",
         f"why: {printable(header.why)}",
+        *(f"addresses: {printable(line)}" for line in header.settings.get("watched", "").split("; ") if "(" in line),
     ]
 
 
