@@ -28,6 +28,7 @@ from tests.traces import (
 from tracer import analysis as module
 from tracer.analysis import Analysis, EndpointSummary, Loss, Summary
 from tracer.cadence import Owner, Rhythm
+from tracer.churn import churn
 from tracer.events import EventBatch, Events, TcpState
 
 S = TcpState
@@ -269,3 +270,27 @@ def test_a_summary_does_not_depend_on_the_chunks_of_a_batch(monkeypatch: pytest.
     expected = whole(batches)
     monkeypatch.setattr(module, "CHUNK_EVENTS", chunk)
     assert whole(batches) == expected
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_churn_of_the_summary_is_that_of_the_rows(seed: int) -> None:
+    """Rates, mean number open and turnover over the whole trace agree with the exact churn of its connections."""
+    events = trace_of_seed(seed)
+    made = Analysis("ebpf", 1, LABELS)
+    rows = np.concatenate([made.feed(EventBatch(events, "ebpf", 1)), made.open()])
+    for each in made.summary().endpoints:
+        own = rows[rows["endpoint_id"] == each.endpoint_id]
+        own["opened_ns"] = own["first_seen_ns"]  # the summary counts a connection from when it was first seen
+        first_ns, last_ns = int(events["ts_ns"].min()), int(events["ts_ns"].max())
+        (window,) = churn(own, np.array([first_ns, last_ns + 1], np.int64))
+        span_s = (last_ns - first_ns) / 1e9
+        assert each.mean_open == pytest.approx(window["mean_open"], rel=1e-6)
+        assert each.closes_per_s is not None
+        assert list(each.closes_per_s.values()) == pytest.approx((window["closes"] / span_s).tolist())
+        assert each.turnover == pytest.approx(window["turnover"], rel=1e-6)
+        assert each.opens_per_s == pytest.approx(each.opens / span_s)
+
+
+def test_a_trace_of_one_moment_has_no_rates() -> None:
+    one = of_endpoint(summed(*path("peer", (5,))))
+    assert (one.opens_per_s, one.closes_per_s, one.mean_open, one.turnover) == (None, None, None, None)

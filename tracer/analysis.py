@@ -9,9 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.cadence import Cadence, CadenceTracker, Owner
-from tracer.churn import ChurnCounter
+from tracer.churn import SIDE_BY_REASON, SIDES, ChurnCounter
 from tracer.connections import Connections, ConnectionTracker, blank_connections, by_endpoint
 from tracer.events import EventBatch, is_sample
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
@@ -39,6 +40,10 @@ class EndpointSummary:
         opens: openings seen; the other connections were open before, or their opening was lost.
         closes: by close reason, those that occurred.
         peak_open: most connections open at a time.
+        opens_per_s, closes_per_s: over the trace, from its first to its last event; the latter by side (churn.SIDES).
+        mean_open: time average of the number open over the trace, from when each was first seen.
+        turnover: connections closed / mean_open: how often the stock was replaced.
+            These four are None while the trace has no length, turnover also where nothing was open.
         bytes_received, bytes_acked, retransmits: of all connections for which they are known; -1 if none.
         distributions: lifetime, connect and states, of connections that ended.
     """
@@ -50,6 +55,10 @@ class EndpointSummary:
     opens: int
     closes: dict[str, int]
     peak_open: int
+    opens_per_s: float | None
+    closes_per_s: dict[str, float] | None
+    mean_open: float | None
+    turnover: float | None
     bytes_received: int
     bytes_acked: int
     retransmits: int
@@ -89,9 +98,11 @@ class _Totals:
     """Sums over ended connections of one endpoint; -1 while no value is known."""
 
     ended: int = 0
+    open_ns: int = 0
     sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SUMMED, -1))
 
     def add(self, rows: Connections) -> None:
+        self.open_ns += int((rows["last_ns"] - rows["first_seen_ns"]).sum())
         for name in _SUMMED:
             known = rows[name][rows[name] >= 0]
             if len(known):
@@ -207,8 +218,12 @@ class Analysis:
 
     def _endpoint(self, endpoint_id: int, still_open: Connections) -> EndpointSummary:
         ended = self._totals.get(endpoint_id, _Totals())
-        totals = _Totals(ended.ended, dict(ended.sums))
+        totals = _Totals(ended.ended, ended.open_ns, dict(ended.sums))
         totals.add(still_open)
+        # those that are open are so until now, not only until they were last heard of
+        totals.open_ns += int((self._last_ns - still_open["last_ns"]).sum())
+        span_s = (self._last_ns - self._first_ns) / 1e9
+        mean_open = totals.open_ns / 1e9 / span_s if span_s > 0 else None
         opens, closes, _, peak_open = self.churn.totals(endpoint_id)
         return EndpointSummary(
             endpoint_id,
@@ -218,8 +233,18 @@ class Analysis:
             opens,
             {REASON_NAMES[reason]: int(closes[reason]) for reason in CloseReason if closes[reason]},
             peak_open,
+            opens / span_s if span_s > 0 else None,
+            _per_side(closes, span_s) if span_s > 0 else None,
+            mean_open,
+            int(closes.sum()) / mean_open if mean_open else None,
             totals.sums["bytes_received"],
             totals.sums["bytes_acked"],
             totals.sums["retransmits"],
             self._lifetimes.distributions(endpoint_id),
         )
+
+
+def _per_side(closes: NDArray[np.int64], span_s: float) -> dict[str, float]:
+    """Closes a second by side, of counts by close reason."""
+    counts = np.bincount(SIDE_BY_REASON, weights=closes, minlength=len(SIDES))
+    return {side: count / span_s for side, count in zip(SIDES, counts.tolist(), strict=True)}

@@ -261,6 +261,10 @@ def _endpoint(endpoint: EndpointSummary) -> dict[str, Any]:
         "opens": endpoint.opens,
         "closes": endpoint.closes,
         "peak_open": endpoint.peak_open,
+        "opens_per_s": _rounded(endpoint.opens_per_s),
+        "closes_per_s": endpoint.closes_per_s and {side: _rounded(rate) for side, rate in endpoint.closes_per_s.items()},
+        "mean_open": _rounded(endpoint.mean_open),
+        "turnover": _rounded(endpoint.turnover),
         "bytes_received": _or_none(endpoint.bytes_received),
         "bytes_acked": _or_none(endpoint.bytes_acked),
         "retransmits": _or_none(endpoint.retransmits),
@@ -292,6 +296,11 @@ def _cadence(owner: Owner, found: Cadence, summary: Summary) -> dict[str, Any]:
         "factor": round(found.factor, 3),
         "deviation": None if np.isnan(found.deviation) else round(found.deviation, 3),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six digits: more would pretend."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _or_none(value: int) -> int | None:

@@ -164,9 +164,8 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage}; "
         f"{summary.connections} connections, {summary.open} still open"
     )
-    span_ns = summary.last_ns - summary.first_ns
     for endpoint in summary.endpoints:
-        lines += _endpoint_texts(endpoint, span_ns)
+        lines += _endpoint_texts(endpoint)
     labels = {endpoint.endpoint_id: endpoint.endpoint for endpoint in summary.endpoints}
     lines += [
         f"{printable(comm_text(owner.comm))} tries {_endpoint(labels, owner.endpoint_id)} {cadence_text(found)}"
@@ -180,11 +179,11 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
     return lines
 
 
-def _endpoint_texts(endpoint: EndpointSummary, span_ns: int) -> Iterator[str]:
+def _endpoint_texts(endpoint: EndpointSummary) -> Iterator[str]:
     yield f"{printable(endpoint.endpoint)}: {endpoint.connections} connections, at most {endpoint.peak_open} at a time"
     if not endpoint.connections:
         return
-    rate = f" ({endpoint.opens / span_ns * 1e9:.3g}/s)" if span_ns > 0 else ""
+    rate = "" if endpoint.opens_per_s is None else f" ({endpoint.opens_per_s:.3g}/s)"
     ended = ", ".join(f"{count} {reason}" for reason, count in endpoint.closes.items()) or "none"
     yield f"    opened {endpoint.opens}{rate}; ended by: {ended}; still open: {endpoint.open}"
     moved = f"in {bytes_text(endpoint.bytes_received)}, out {bytes_text(endpoint.bytes_acked)}"
