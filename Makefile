@@ -13,7 +13,9 @@ help: ## this list
 
 run: ## set up what is missing, then trace a registry stand-in on this machine (ends by itself)
 	@PYTHON=$(PYTHON) sh .ci/setup run
-	@$(BIN)/regtrace demo
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/regtrace demo; else $(BIN)/regtrace demo || { \
+		echo "run: without permission to trace, here is a pull that was recorded elsewhere:"; \
+		$(BIN)/regtrace replay replays/registry-pull/trace.arrows; }; fi
 
 test: ## set up what is missing, then run all tests but the slow ones
 	@PYTHON=$(PYTHON) sh .ci/setup test
