@@ -20,8 +20,10 @@ Pull = tuple[list[Line], dict[int, list[int]]]
 
 
 @pytest.fixture(scope="module")
-def pull(tmp_path_factory: pytest.TempPathFactory) -> Pull:
+def pull(tmp_path_factory: pytest.TempPathFactory, ebpf_reason: str | None) -> Pull:
     """The lines of a watch during one pull, and the registry's log of it."""
+    if ebpf_reason:
+        skip_or_fail(ebpf_reason)
     missing = missing_programs()
     if missing:
         skip_or_fail(f"not installed: {', '.join(missing)}")

@@ -101,27 +101,29 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit code."""
     _prepare_streams()
-    options = build_parser().parse_args(arguments)
+    verbose = False
     try:
+        options = build_parser().parse_args(arguments)
+        verbose = options.verbose
         command = importlib.import_module(f"tracer.commands.{options.command}")
         code = int(command.run(options))
         sys.stdout.flush()
         return code
     except TracerError as error:
-        _print_error(str(error), options.verbose)
+        _print_error(str(error), verbose)
         return error.exit_code
     except BrokenPipeError:
         # The reader of a pipe left; nobody can be told anything there. Python must not try at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        _print_error("standard output was closed by its reader; ended early", options.verbose)
+        _print_error("standard output was closed by its reader; ended early", verbose)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        _print_error("interrupted", options.verbose)
+        _print_error("interrupted", verbose)
         return EXIT_INTERRUPTED
     except OSError as error:
         # Standard output on a full disk, for one; a command's own files raise TracerError.
         where = f"{error.filename}: " if error.filename else ""
-        _print_error(f"{where}{error.strerror or error}", options.verbose)
+        _print_error(f"{where}{error.strerror or error}", verbose)
         return EXIT_FAILED
 
 
