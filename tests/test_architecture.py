@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bpf", "fallback", "tracer")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
-    "events", "errors", "lifecycle", "segments", "connections", "lifetimes", "churn", "cadence", "analysis", "endpoints", "text", "anonymise",
+    "events", "errors", "lifecycle", "segments", "connections", "lifetimes", "churn", "cadence", "analysis",
+    "endpoints", "text", "anonymise",
     "lines",
 )  # fmt: skip
 """Modules of tracer that take values and return values."""
