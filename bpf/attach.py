@@ -25,7 +25,7 @@ from bpf.btf import Btf, BtfError
 from bpf.layout import TRACEPOINT, kernel_layout
 
 HERE = Path(__file__).resolve().parent
-FDS = ("link", "sample", "events", "loss", "watch_prefixes", "watch_ports", "program")
+FDS = ("link", "nested_link", "sample", "events", "loss", "watch_prefixes", "watch_ports", "program")
 BTF_PATH = Path("/sys/kernel/btf/vmlinux")
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -85,16 +85,20 @@ def attach(bcc: ModuleType, macros: dict[str, int]) -> tuple[Any, list[int]]:
         raise AttachError("compile", str(error)) from error
     try:
         program = bpf.load_func(b"tcp_states", bcc.BPF.RAW_TRACEPOINT)
+        nested = bpf.load_func(b"tcp_states_nested", bcc.BPF.RAW_TRACEPOINT)
         sample = bpf.load_func(b"tcp_sample", bcc.BPF.RAW_TRACEPOINT)
     except Exception as error:
         raise AttachError("load", str(error)) from error
-    link = bcc.lib.bpf_attach_raw_tracepoint(program.fd, TRACEPOINT.encode())
-    if link < 0:
-        raise AttachError("attach", f"raw tracepoint {TRACEPOINT}: {os.strerror(ctypes.get_errno())}")
+    links = []
+    for attached in (program, nested):  # in this order: the kernel calls them in the order of their registration
+        link = bcc.lib.bpf_attach_raw_tracepoint(attached.fd, TRACEPOINT.encode())
+        if link < 0:
+            raise AttachError("attach", f"raw tracepoint {TRACEPOINT}: {os.strerror(ctypes.get_errno())}")
+        links.append(link)
     maps = [bpf[name.encode()].get_fd() for name in ("loss", "watch_prefixes", "watch_ports")]
     # bcc's table object of a ring buffer would set up a consumer of its own: only its descriptor is wanted.
     events = bcc.lib.bpf_table_fd(bpf.module, b"events")
-    return bpf, [link, sample.fd, events, *maps, program.fd]
+    return bpf, [*links, sample.fd, events, *maps, program.fd]
 
 
 def main(arguments: list[str]) -> int:

@@ -52,7 +52,8 @@ class EbpfSource:
     def _take(self, loaded: Loaded) -> None:
         fds = loaded.fds
         cpus = possible_cpus(Path("/sys/devices/system/cpu/possible").read_text())
-        self._link_fd, self._sample_fd, self.program_fd = fds["link"], fds["sample"], fds["program"]
+        self._link_fds = (fds["nested_link"], fds["link"])
+        self._sample_fd, self.program_fd = fds["sample"], fds["program"]
         self._loss = BpfMap(fds["loss"], 4, _LOSS.size * cpus)
         self._watch = WatchMap(
             BpfMap(fds["watch_prefixes"], PREFIX_KEY.size, PREFIX_VALUE.size),
@@ -120,7 +121,8 @@ class EbpfSource:
 
     def close(self) -> None:
         """Detach the program and free its memory."""
-        os.close(self._link_fd)
+        for fd in self._link_fds:
+            os.close(fd)
         os.close(self._sample_fd)
         os.close(self.program_fd)
         self._ring.close()

@@ -4,6 +4,7 @@
  *
  * `tcp_states` sits on the raw tracepoint sock:inet_sock_set_state, which fires inside tcp_set_state() *before* the new
  * state is written: the states are taken from the tracepoint's arguments, never from the socket.
+ * `tcp_states_nested` is attached to it too, for the transitions that the kernel does not show to a program that is running.
  * `tcp_sample` is attached to nothing. User space runs it (BPF_PROG_TEST_RUN) on the address of a socket it believes to be
  * open, to read the counters of a connection that makes no transition, such as a long download.
  *
@@ -37,6 +38,14 @@ enum {
 /* User space polls: no wake-up per event, which is what other tools pay most for. */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_PERCPU_ARRAY(loss, struct tcp_loss, 1);
+/* What tcp_states has been shown on this CPU, for tcp_states_nested; see the theory of operation above them. */
+#define MARKS 1024
+struct nesting {
+	u64 key;   /* of the last transition shown at level 2 */
+	u64 level; /* how many of the two programs are running on this CPU */
+};
+BPF_PERCPU_ARRAY(marks, u64, MARKS);
+BPF_PERCPU_ARRAY(nesting, struct nesting, 1);
 BPF_LPM_TRIE(watch_prefixes, struct watch_prefix_key, struct watch_prefix, WATCH_PREFIXES_MAX);
 BPF_HASH(watch_ports, struct watch_port_key, u32, WATCH_PORTS_MAX);
 
@@ -106,9 +115,9 @@ static __always_inline void count_loss(u64 ts_ns)
 	int zero = 0;
 	struct tcp_loss *cpu_loss = loss.lookup(&zero);
 
-	/* A tracepoint program is not preempted by another run of itself on its CPU: a plain add is enough. */
+	/* Atomic, because tcp_states_nested may interrupt tcp_states here. */
 	if (cpu_loss) {
-		cpu_loss->lost++;
+		__sync_fetch_and_add(&cpu_loss->lost, 1);
 		cpu_loss->last_ts_ns = ts_ns;
 	}
 }
@@ -275,22 +284,93 @@ static __always_inline int is_tcp(u64 sk)
 	return protocol == IPPROTO_TCP; /* MPTCP, SCTP and DCCP share the tracepoint */
 }
 
-int tcp_states(struct bpf_raw_tracepoint_args *ctx)
+/* A transition in one word: of a socket's address only what is the same for all is shifted out. */
+#define KEY(sk, old_state, new_state) ((sk) << 8 | (old_state) << 4 | (new_state))
+#define MARK_INDEX(sk) ((u32)((sk) >> 6) & (MARKS - 1))
+
+static __always_inline int transition(u64 sk, u32 old_state, u32 new_state)
 {
-	u64 sk = ctx->args[0];
-	u32 old_state = ctx->args[1], new_state = ctx->args[2];
 	struct common common;
 	u8 address[16] __attribute__((aligned(8)));
 	u32 endpoint_id;
 
-	/* tcp_close_state() maps FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING and CLOSE onto themselves: no transition. */
-	if (old_state == new_state)
-		return 0;
 	if (bpf_probe_read_kernel(&common, COMMON_BYTES, (void *)sk) || remote_address(&common, address))
 		return 0;
 	endpoint_id = watched_endpoint(&common, address);
 	if (endpoint_id && is_tcp(sk))
-		emit(sk, &common, address, endpoint_id, old_state & 15, new_state & 15, 0);
+		emit(sk, &common, address, endpoint_id, old_state, new_state, 0);
+	return 0;
+}
+
+/*
+ * Theory of operation of the two programs. The kernel runs a raw tracepoint program once at a time per CPU (since 6.2; before, it
+ * nests). connect() and close() change states with softirqs enabled, so a packet may arrive while tcp_states runs, and the
+ * transitions it causes are not shown to tcp_states. Only a counter in bpf_prog_info would know:
+ *
+ *     process   tcp_states(E) ......|~~~~~~~~~~~ softirq ~~~~~~~~~~~|...... ends     tcp_states_nested(E)
+ *                                     tcp_states(N) is skipped
+ *                                     tcp_states_nested(N) emits N
+ *
+ * tcp_states_nested is attached behind tcp_states and takes what that was not shown. At most one of them is running at a
+ * level, so the other one is always free for the level above. How it knows:
+ *
+ * - level 1, nothing interrupted: tcp_states leaves a mark for the transition, which tcp_states_nested takes away. Marks are
+ *   spread by socket, because a softirq between the two leaves and takes marks of its own.
+ * - level 2, in a softirq within one of the two: `nested_key` is that of the last transition that tcp_states was shown at this
+ *   level since level 1 began: none where it is skipped.
+ */
+int tcp_states(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], *mark;
+	u64 old_state = ctx->args[1] & 15, new_state = ctx->args[2] & 15;
+	u32 zero = 0, index = MARK_INDEX(sk);
+	volatile struct nesting *nested;
+
+	/* tcp_close_state() maps FIN_WAIT1, FIN_WAIT2, LAST_ACK, CLOSING and CLOSE onto themselves: no transition. */
+	if (old_state == new_state)
+		return 0;
+	nested = nesting.lookup(&zero);
+	mark = marks.lookup(&index);
+	if (!nested || !mark)
+		return 0;
+	nested->level++;
+	if (nested->level == 1) {
+		nested->key = 0;
+		*mark = KEY(sk, old_state, new_state);
+	} else {
+		nested->key = KEY(sk, old_state, new_state);
+	}
+	transition(sk, old_state, new_state);
+	nested->level--;
+	return 0;
+}
+
+int tcp_states_nested(struct bpf_raw_tracepoint_args *ctx)
+{
+	u64 sk = ctx->args[0], *mark, key;
+	u64 old_state = ctx->args[1] & 15, new_state = ctx->args[2] & 15;
+	u32 zero = 0, index = MARK_INDEX(sk), shown;
+	volatile struct nesting *nested;
+
+	if (old_state == new_state)
+		return 0;
+	nested = nesting.lookup(&zero);
+	mark = marks.lookup(&index);
+	if (!nested || !mark)
+		return 0;
+	key = KEY(sk, old_state, new_state);
+	nested->level++;
+	if (nested->level == 1) {
+		shown = *mark == key;
+		if (shown)
+			*mark = 0;
+	} else {
+		shown = nested->key == key;
+	}
+	nested->key = 0;
+	if (!shown)
+		transition(sk, old_state, new_state);
+	nested->level--;
 	return 0;
 }
 
