@@ -95,6 +95,10 @@ def load(support: EbpfSupport, ring_bytes: int = RING_BYTES) -> Loaded:
                 child.wait(COMPILE_TIMEOUT_S)
                 raise SourceError(f"the process that compiles the BPF program died: {_last_lines(diagnostics)}")
             reply = json.loads(message)
+            if reply["ok"] and len(fds) != len(FDS):
+                for fd in fds:
+                    os.close(fd)
+                raise SourceError("too few file descriptors are free; raise the limit (ulimit -n)")
             if not reply["ok"]:
                 child.wait(COMPILE_TIMEOUT_S)
                 raise _refusal(reply["stage"], reply["error"], _last_lines(diagnostics))

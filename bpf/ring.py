@@ -64,13 +64,14 @@ class RingReader:
         Raises:
             SourceError: a record has another length: the ring does not belong to this program.
         """
-        start = int(self._consumer[0])
-        available = int(self._producer[0]) - start
+        with self._fence:
+            start = int(self._consumer[0])
+            available = int(self._producer[0]) - start
         n_records = min(available, self.size_bytes) // RECORD_DTYPE.itemsize
         if n_records <= 0:
             return no_events()
-        # The headers must be read after the producer's position, and the payloads after the headers. Taking a lock orders
-        # them on machines that reorder loads; on x86 it costs nothing that matters.
+        # The headers must be read after the producer's position, and the payloads after the headers. Giving a lock back and
+        # taking it again orders them on machines that reorder loads; on x86 it costs nothing that matters.
         with self._fence:
             records = np.frombuffer(self._data, RECORD_DTYPE, n_records, offset=start & (self.size_bytes - 1))
             lengths = records["length"].copy()

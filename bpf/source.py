@@ -46,7 +46,7 @@ class EbpfSource:
             self._take(loaded)
         except BaseException:
             for fd in loaded.fds.values():
-                with_suppressed_close(fd)
+                close_if_open(fd)
             raise
 
     def _take(self, loaded: Loaded) -> None:
@@ -97,8 +97,8 @@ class EbpfSource:
             self.name,
             self.resolution_ns,
             lost=new_lost,
-            lost_since_ns=min(since_ns, last_lost_ns),
-            lost_until_ns=last_lost_ns + 1,
+            lost_since_ns=since_ns,
+            lost_until_ns=max(last_lost_ns, since_ns) + 1,
         )
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
@@ -130,7 +130,7 @@ class EbpfSource:
         self._watch.close()
 
 
-def with_suppressed_close(fd: int) -> None:
+def close_if_open(fd: int) -> None:
     """Close a descriptor that may be closed already."""
     try:
         os.close(fd)

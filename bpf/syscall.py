@@ -22,10 +22,10 @@ _SYSCALL_NUMBERS = {
     "aarch64": 280,
     "riscv64": 280,
     "loongarch64": 280,
-    "s390x": 351,
     "ppc64le": 361,
 }
 _ATTR_BYTES = 128
+_POINTER_BYTES = 8
 _PROG_INFO_BYTES = 128
 _KEY_ATTR_BYTES = 16  # of the attributes of map commands: map_fd, padding, key
 
@@ -46,7 +46,7 @@ def bpf(command: int, attr: bytes) -> tuple[int, bytes]:
         OSError: what the kernel answered; ENOSYS on an architecture whose system call number is not known here.
     """
     number = _SYSCALL_NUMBERS.get(platform.machine())
-    if number is None:
+    if number is None or struct.calcsize("P") != _POINTER_BYTES:  # a 32-bit process would make another call
         raise OSError(errno.ENOSYS, f"bpf(2) on {platform.machine()}")
     buffer = ctypes.create_string_buffer(attr, _ATTR_BYTES)
     result = int(_libc.syscall(number, command, buffer, _ATTR_BYTES))

@@ -117,8 +117,8 @@ static __always_inline void count_loss(u64 ts_ns)
 
 	/* Atomic, because tcp_states_nested may interrupt tcp_states here. */
 	if (cpu_loss) {
+		cpu_loss->last_ts_ns = ts_ns; /* first: who sees the count must not see an older time */
 		__sync_fetch_and_add(&cpu_loss->lost, 1);
-		cpu_loss->last_ts_ns = ts_ns;
 	}
 }
 

@@ -529,3 +529,22 @@ def test_every_legal_path_in_turn_at_one_socket_ends_as_often() -> None:
     outgoing = [name for name in PATHS if name not in ("inbound", "listener")]
     events = build([Life(name, gaps_ns=(0, MS, SECOND)) for name in outgoing])
     assert len(ConnectionTracker().feed(events).ended) == len(outgoing)
+
+
+def test_a_connection_not_heard_of_since_a_loss_may_have_ended() -> None:
+    """Not open, which would be a guess: unknown, with a gap; an event after the loss settles it."""
+    tracker = ConnectionTracker()
+    tracker.feed(trace(*path("peer", (1, 2))))
+    tracker.note_loss(5)
+    row = only(rows_of(tracker.open()))
+    assert (row["close_reason"], row["gap"]) == ("unknown", True)
+    tracker.feed(trace(sample(S.ESTABLISHED, 7)))
+    assert only(rows_of(tracker.open()))["close_reason"] == "open"
+
+
+def test_failing_connects_without_a_port_are_not_taken_one_by_one() -> None:
+    """Port exhaustion makes thousands a second; a connection with a port beside them must not slow them down."""
+    tracker = ConnectionTracker()
+    tracker.feed(trace(*path("peer", range(1, 6))))
+    unbound = trace(event(S.SYN_SENT, S.CLOSE, 9, without=EventFlag.HAS_SPORT))
+    assert not len(tracker._cuts(unbound))

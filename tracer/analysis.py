@@ -148,7 +148,7 @@ class Analysis:
             self._lost += batch.lost
             if len(self._losses) < _LOSSES_KEPT:
                 self._losses.append(Loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns))
-            self._tracker.note_loss()
+            self._tracker.note_loss(batch.lost_until_ns)
         pieces = [
             self._feed_chunk(batch, start, min(start + CHUNK_EVENTS, len(batch))) for start in range(0, len(batch), CHUNK_EVENTS)
         ]
@@ -192,8 +192,8 @@ class Analysis:
         """The rhythm of every owner's attempts."""
         return self._cadence.cadences()
 
-    def summary(self) -> Summary:
-        """The state of the trace so far."""
+    def summary(self, with_cadences: bool = True) -> Summary:
+        """The state of the trace so far; without cadences it takes no longer the more owners there are."""
         still_open = self.open()
         seen = sorted(set(self.endpoints) | set(self._totals) | set(still_open["endpoint_id"].tolist()))
         endpoints = tuple(
@@ -207,12 +207,12 @@ class Analysis:
             self._lost,
             tuple(self._losses),
             sum(endpoint.connections for endpoint in endpoints),
-            len(still_open),
+            sum(endpoint.open for endpoint in endpoints),
             self._tracker.inbound,
             self._first_ns,
             self._last_ns,
             endpoints,
-            self._cadence.cadences(),
+            self._cadence.cadences() if with_cadences else {},
             unknown,
         )
 
@@ -229,7 +229,7 @@ class Analysis:
             endpoint_id,
             self.endpoints.get(endpoint_id, f"endpoint {endpoint_id}"),
             totals.ended + len(still_open),
-            len(still_open),
+            int((still_open["close_reason"] == CloseReason.OPEN).sum()),
             opens,
             {REASON_NAMES[reason]: int(closes[reason]) for reason in CloseReason if closes[reason]},
             peak_open,

@@ -124,15 +124,20 @@ class ConnectionTracker:
         self.inbound = 0
         self.orphan_samples = 0
         self._loss_seen = False
+        self._lost_until_ns = 0
         self._ports_seen = False
         self._rows = blank_connections(_FIRST_CAPACITY)
         self._slots: dict[int, int] = {}  # identity key -> index into _rows
         self._free = list(range(_FIRST_CAPACITY))
         self._netns_index: dict[int, int] = {}
 
-    def note_loss(self) -> None:
-        """Say that events were lost before the next ones: a connection seen late may have been opened in the gap."""
+    def note_loss(self, until_ns: int = 0) -> None:
+        """Say that events were lost, until a boottime, before the next ones.
+
+        A connection seen late may have been opened in the gap, and one not seen since may have ended in it.
+        """
         self._loss_seen = True
+        self._lost_until_ns = max(self._lost_until_ns, until_ns)
 
     def open_skaddrs(self) -> NDArray[np.uint64]:
         """Socket addresses of the connections that are open now, shape (n_open,)."""
@@ -141,11 +146,15 @@ class ConnectionTracker:
     def open(self) -> Connections:
         """The connections that are open now, in the order in which they were first seen; `close_reason` is OPEN.
 
+        It is UNKNOWN where events were lost since the last one of the connection, which may have been its end.
+
         What an established connection has transferred since it was established is known only if it was sampled.
         """
         rows = self._rows[list(self._slots.values())]
         rows = rows[~rows["inbound"]]
-        rows["close_reason"] = CloseReason.OPEN
+        doubtful = rows["last_ns"] < self._lost_until_ns  # its end may have been among what was lost
+        rows["close_reason"] = np.where(doubtful, CloseReason.UNKNOWN, CloseReason.OPEN)
+        rows["gap"] |= doubtful
         stale = (rows["last_state"] == _ESTABLISHED) & (rows["state_ns"][:, TcpState.ESTABLISHED] < 0)
         for field in ("bytes_received", "bytes_acked", "retransmits"):
             rows[field][stale] = -1
@@ -168,7 +177,8 @@ class ConnectionTracker:
         self._ports_seen = self._ports_seen or bool(has_port.any())
         if has_port.all() or not self._ports_seen:
             return np.zeros(0, np.intp)
-        return np.flatnonzero(~has_port & ~is_opening(events)) + 1
+        # An event that ends in CLOSE is not followed by another of its connection.
+        return np.flatnonzero(~has_port & ~is_opening(events) & (events["new_state"] != _CLOSE)) + 1
 
     def _feed(self, events: Events) -> Step:
         transition = (events["old_state"] != events["new_state"]) | is_sample(events)

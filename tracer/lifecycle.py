@@ -21,7 +21,6 @@ reset that follows the peer's FIN does not make it the peer's reset.
 
 from __future__ import annotations
 
-import errno
 from enum import IntEnum
 
 import numpy as np
@@ -113,12 +112,29 @@ _RANKS = {
 RANK = np.array([0, *(_RANKS[TcpState(state)] for state in range(1, N_STATES))], np.int8)
 """int8, shape (N_STATES,)."""
 
-# Linux errno values: sk_err is the tracing kernel's, and a capture may be read elsewhere.
-_LOCAL_ABORT = {0, errno.ECONNABORTED}
-_PEER_RESET = {errno.ECONNRESET, errno.EPIPE}
+
+class LinuxErrno(IntEnum):
+    """include/uapi/asm-generic/errno*.h: sk_err is the tracing kernel's, and a capture may be read on another system."""
+
+    EACCES = 13
+    EPIPE = 32
+    EPROTO = 71
+    ENOPROTOOPT = 92
+    ENETDOWN = 100
+    ENETUNREACH = 101
+    ECONNABORTED = 103
+    ECONNRESET = 104
+    ETIMEDOUT = 110
+    ECONNREFUSED = 111
+    EHOSTDOWN = 112
+    EHOSTUNREACH = 113
+
+
+_LOCAL_ABORT = {0, LinuxErrno.ECONNABORTED}
+_PEER_RESET = {LinuxErrno.ECONNRESET, LinuxErrno.EPIPE}
 _UNREACHABLE = {
-    errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EACCES, errno.EPROTO,
-    errno.ENOPROTOOPT,
+    LinuxErrno.EHOSTUNREACH, LinuxErrno.ENETUNREACH, LinuxErrno.ENETDOWN, LinuxErrno.EHOSTDOWN, LinuxErrno.EACCES,
+    LinuxErrno.EPROTO, LinuxErrno.ENOPROTOOPT,
 }  # fmt: skip
 """What ICMP and ICMPv6 errors become (net/ipv4/icmp.c icmp_err_convert, net/ipv6/icmp.c tab_unreach)."""
 N_ERRNO = 256
@@ -127,11 +143,11 @@ _HANDSHAKE = (S.SYN_SENT, S.SYN_RECV)
 
 def _closed_by(old: TcpState, sk_err: int) -> CloseReason:
     """The reason of a transition straight to CLOSE, out of the handshake or out of ESTABLISHED."""
-    if sk_err == errno.ETIMEDOUT:
+    if sk_err == LinuxErrno.ETIMEDOUT:
         return CloseReason.TIMEOUT
     if sk_err in _UNREACHABLE:
         return CloseReason.UNREACHABLE
-    if old in _HANDSHAKE and sk_err == errno.ECONNREFUSED:
+    if old in _HANDSHAKE and sk_err == LinuxErrno.ECONNREFUSED:
         return CloseReason.REFUSED
     if sk_err in _LOCAL_ABORT:
         return CloseReason.ABORTED if old in _HANDSHAKE else CloseReason.LOCAL_RESET

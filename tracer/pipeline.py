@@ -89,7 +89,7 @@ def run_live(
     """
     analysis = Analysis(source.name, source.resolution_ns, header.endpoints)
     _discard_before_start(source)
-    sampling = True
+    sampling, turns = True, _Turns()
 
     def pump() -> None:
         batch = source.read()
@@ -109,7 +109,7 @@ def run_live(
                 break
             if now_s - ticked_s >= TICK_S:
                 ticked_s = now_s
-                sampling = sampling and source.sample(analysis.open_skaddrs()[:SAMPLES_MAX])
+                sampling = sampling and source.sample(turns.next(analysis.open_skaddrs()))
                 for listener in listeners:
                     listener.tick(analysis)
             # What the last round took is not slept again: under load the ring is read as often as it can be.
@@ -117,11 +117,28 @@ def run_live(
             polled_s = time.monotonic()
             pump()
         pump()
-        if sampling and source.sample(analysis.open_skaddrs()):
+        still_open = analysis.open_skaddrs()
+        for start in range(0, len(still_open), SAMPLES_MAX):  # no more at once than the ring holds
+            if not (sampling and source.sample(still_open[start : start + SAMPLES_MAX])):
+                break
             pump()
     finally:
         _finish(listeners, analysis, None)
     return analysis
+
+
+class _Turns:
+    """Takes at most SAMPLES_MAX of many at a time, all of them in turn."""
+
+    def __init__(self) -> None:
+        self._first = 0
+
+    def next(self, skaddrs: list[int]) -> list[int]:
+        if self._first >= len(skaddrs):
+            self._first = 0
+        chosen = skaddrs[self._first : self._first + SAMPLES_MAX]
+        self._first += SAMPLES_MAX
+        return chosen
 
 
 def _discard_before_start(source: Source) -> None:

@@ -118,7 +118,7 @@ def create_trace(path: Path, header: TraceHeader, force: bool = False) -> TraceW
         from tracer.captures.jsonl import JsonTraceWriter
 
         return JsonTraceWriter(fd, str(path), header)
-    except CaptureError:  # not even the header fits: leave nothing that would be in the way of the next try
+    except BaseException:  # not even the header fits: leave nothing that would be in the way of the next try
         os.close(fd)
         path.unlink(missing_ok=True)
         raise

@@ -6,7 +6,6 @@ A line needs `ts_ns`, `skaddr`, `old` and `new`, and `raddr` or `endpoint`; what
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -19,11 +18,12 @@ from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
 from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, TcpState
 from tracer.header import FORMAT_VERSION, TraceHeader
+from tracer.lifecycle import LinuxErrno
 from tracer.lines import batch_lines, start_line
 from tracer.text import comm_bytes
 
 _BATCH_EVENTS = 4096
-_LINE_BYTES_MAX = 1 << 20
+_LINE_BYTES_MAX = 1 << 24
 _AF_INET, _AF_INET6 = 2, 10
 _U32, _U64 = 1 << 32, 1 << 64
 _WIRE_NAMES = {"lport": "sport", "rport": "dport"}
@@ -311,8 +311,7 @@ def _address(text: object) -> bytes:
 def _errno(value: object) -> int:
     """A number, or the name of one ("ECONNREFUSED") in a trace written by hand."""
     if isinstance(value, str):
-        number = getattr(errno, value, None)
-        if not value.startswith("E") or number is None:
-            raise ValueError(f"sk_err is {value!r:.80}, expected a number or a name such as ECONNRESET")
-        return int(number)
+        if value not in LinuxErrno.__members__:
+            raise ValueError(f"sk_err is {value!r:.80}, expected a number or one of {', '.join(LinuxErrno.__members__)}")
+        return int(LinuxErrno[value])
     return _integer(value, "sk_err", _U32)

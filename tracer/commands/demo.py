@@ -104,8 +104,11 @@ class _Traffic:
     def begin(self) -> None:
         """Let the client begin."""
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise SourceError(f"the demo's client died at once (status {self._process.poll()})") from None
 
     def running(self) -> bool:
         """Whether the client is still busy."""

@@ -62,7 +62,7 @@ class LiveReport:
 
     def tick(self, analysis: Analysis) -> None:
         """Draw again."""
-        summary = analysis.summary()
+        summary = analysis.summary(with_cadences=False)
         now_ns = analysis.now_ns if self._now_ns is None else self._now_ns()
         tables: list[RenderableType] = [_head(summary), _endpoint_table(summary, analysis, now_ns)]
         if summary.open:

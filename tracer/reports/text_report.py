@@ -159,7 +159,7 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         lines.append(f"INCOMPLETE  {printable(truncated)}")
     if summary.lost:
         lines.append(f"LOST        {summary.lost} events in {len(summary.losses)} interval(s): counts below are too low")
-    coverage = "every watched connection seen" if summary.coverage == 1.0 else "coverage unknown"
+    coverage = "every transition seen" if summary.coverage == 1.0 else "coverage unknown"
     lines.append(
         f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage}; "
         f"{summary.connections} connections, {summary.open} still open"
