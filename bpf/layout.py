@@ -19,6 +19,7 @@ REQUIRED = {
     "OFF_DADDR": ("sock_common", "skc_daddr", 4),
     "OFF_RCV_SADDR": ("sock_common", "skc_rcv_saddr", 4),
     "OFF_DPORT": ("sock_common", "skc_dport", 2),
+    "OFF_NUM": ("sock_common", "skc_num", 2),
     "OFF_PROTOCOL": ("sock", "sk_protocol", 2),
     "OFF_INET_SPORT": ("inet_sock", "inet_sport", 2),
 }

@@ -80,6 +80,7 @@ def load(support: EbpfSupport, ring_bytes: int = RING_BYTES) -> Loaded:
             stdout=subprocess.DEVNULL,
             stderr=diagnostics,
             pass_fds=[theirs.fileno()],
+            cwd="/",  # ours may have been removed
             process_group=0,  # Ctrl-C is for us to handle: a child that died of it would look like a failure
         )
         try:

@@ -203,7 +203,7 @@ static __always_inline u32 fill_counters(struct tcp_event *event, u64 sk, struct
 	return flags;
 }
 
-static __always_inline u32 fill_identity(struct tcp_event *event, u64 sk, struct common *common)
+static __always_inline u32 fill_identity(struct tcp_event *event, u64 sk, struct common *common, u32 old_state)
 {
 	u32 flags = 0;
 	u32 *saddr = (u32 *)event->saddr;
@@ -223,9 +223,12 @@ static __always_inline u32 fill_identity(struct tcp_event *event, u64 sk, struct
 			flags |= TCP_EVENT_HAS_SADDR;
 #endif
 	}
-	/* inet_sport and not skc_num: tcp_set_state() has already given the latter back when it fires for CLOSE. */
+	/*
+	 * inet_sport and not skc_num: tcp_set_state() has already given the latter back when it fires for CLOSE. But where a
+	 * socket connects again, inet_sport is still that of the attempt before, unless the caller bound one.
+	 */
 	u16 sport = 0;
-	if (!READ(sport, sk, OFF_INET_SPORT) && sport) {
+	if ((old_state != TCP_CLOSE || COMMON(common, u16, OFF_NUM)) && !READ(sport, sk, OFF_INET_SPORT) && sport) {
 		event->sport = __builtin_bswap16(sport);
 		flags |= TCP_EVENT_HAS_SPORT;
 	}
@@ -256,7 +259,7 @@ static __always_inline void emit(u64 sk, struct common *common, u8 *address, u32
 	event->old_state = old_state;
 	event->new_state = new_state;
 	__builtin_memcpy(event->daddr, address, 16);
-	flags |= fill_identity(event, sk, common);
+	flags |= fill_identity(event, sk, common, old_state);
 	flags |= fill_counters(event, sk, common, old_state);
 #ifdef OFF_SK_ERR
 	/* What matters of it is why a connection ended. */

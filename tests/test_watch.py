@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -374,3 +375,31 @@ def test_the_watching_process_is_lean() -> None:
     assert "LLVM" not in maps
     assert "libbcc" not in maps
     assert children == ""
+
+
+def test_a_socket_that_connects_again_makes_a_connection_each_time() -> None:
+    """Two refused attempts and a good one on one socket: three rows, each with its owner and its own port."""
+    with socket.socket() as bound, serving(answer) as port:
+        bound.bind(("127.0.0.1", 0))
+        closed = bound.getsockname()[1]
+        with watching(f"127.0.0.1:{port}", f"127.0.0.1:{closed}") as running:
+            with socket.socket() as client:
+                for _ in range(2):
+                    with pytest.raises(ConnectionRefusedError):
+                        client.connect(("127.0.0.1", closed))
+                client.connect(("127.0.0.1", port))
+                local = client.getsockname()[1]
+                client.sendall(b"hello")
+                read_all(client)
+            rows = connections(running.stop())
+    assert [row["close_reason"] for row in rows] == ["refused", "refused", "peer"]
+    assert {row["pid"] for row in rows} == {os.getpid()}
+    assert [row["gap"] for row in rows] == [False] * 3
+    assert rows[2]["lport"] == local
+    assert all(row["lifetime_ns"] is not None for row in rows)
+
+
+def test_a_hang_up_ends_it_with_a_summary() -> None:
+    with serving(answer) as port, watching(f"127.0.0.1:{port}") as running:
+        ask(port)
+        assert summary(running.stop(signal.SIGHUP))["connections"] == 1

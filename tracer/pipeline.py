@@ -45,8 +45,11 @@ class Listener(Protocol):
         ...
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class Stop:
-    """Set by SIGINT and SIGTERM, so that a trace ends cleanly. A second SIGINT is Python's own KeyboardInterrupt."""
+    """Set by SIGINT, SIGTERM and SIGHUP, so that a trace ends cleanly. A second SIGINT is Python's own KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -58,7 +61,7 @@ class Stop:
     @contextmanager
     def on_signals(self) -> Iterator[Stop]:
         """Listen to the signals while inside."""
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         try:
             yield self
         finally:

@@ -28,6 +28,7 @@ from tracer.text import address_text, bytes_text, duration_text, printable
 REFRESH_PER_S = 4
 _RATE_WINDOW_S = 10
 _OPEN_ROWS = 15
+_ENDPOINT_WIDTH = 16
 _LOG_LINES = 12
 _SECOND_NS = 1_000_000_000
 
@@ -84,7 +85,10 @@ def _head(summary: Summary) -> Text:
 def _endpoint_table(summary: Summary, analysis: Analysis, now_ns: int) -> Table:
     table = Table(title="endpoints", title_justify="left", expand=False)
     for name in ("endpoint", "open", "opens/s", *(f"{side}/s" for side in SIDES[:3]), "life p50", "life p99", "in"):
-        table.add_column(name, justify="left" if name == "endpoint" else "right", no_wrap=name != "endpoint")
+        if name == "endpoint":
+            table.add_column(name, min_width=_ENDPOINT_WIDTH, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
     now_ns -= now_ns % _SECOND_NS
     for endpoint in summary.endpoints:
         opens, closes = analysis.churn.window(endpoint.endpoint_id, now_ns - _RATE_WINDOW_S * _SECOND_NS, now_ns)

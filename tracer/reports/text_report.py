@@ -143,7 +143,7 @@ def _remarks(rows: Connections) -> list[str]:
         if row["retransmits"] > 0:
             remarks.append(f"{row['retransmits']} retransmits")
         if row["unread_bytes"] > 0:
-            remarks.append(f"{bytes_text(int(row['unread_bytes']))} unread")
+            remarks.append(f"{bytes_text(int(row['unread_bytes']))} not yet read at its end")
         if row["preexisting"] == 1:
             remarks.append("was open before")
         if row["gap"]:
