@@ -67,12 +67,17 @@ class EndpointSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """The state of a trace. `first_ns`, `last_ns`: boottime of the first and last event, -1 if there was none."""
+    """The state of a trace.
+
+    `first_ns`, `last_ns`: boottime of the first and last event, -1 if there was none. `gaps`: connections with missing
+    transitions; without loss, the kernel did not show them to the program.
+    """
 
     source: str
     resolution_ns: int
     events: int
     lost: int
+    gaps: int
     losses: tuple[Loss, ...]
     connections: int
     open: int
@@ -85,8 +90,8 @@ class Summary:
 
     @property
     def coverage(self) -> float | None:
-        """Share of the watched connections that were seen: 1 where the source sees all and lost none; None unknown."""
-        return 1.0 if self.source == "ebpf" and not self.lost else None
+        """Share of the transitions that were seen: 1 where the source sees all and nothing is missing; None unknown."""
+        return 1.0 if self.source == "ebpf" and not self.lost and not self.gaps else None
 
 
 _SUMMED = ("bytes_received", "bytes_acked", "retransmits")
@@ -127,6 +132,7 @@ class Analysis:
         self._totals: dict[int, _Totals] = {}
         self._transitions = 0
         self._lost = 0
+        self._gaps = 0
         self._losses: list[Loss] = []
         self._unknown: Counter[tuple[int, int]] = Counter()
         self._first_ns = -1
@@ -170,6 +176,7 @@ class Analysis:
             pairs = zip(events["old_state"][unknown].tolist(), events["new_state"][unknown].tolist(), strict=True)
             self._unknown.update(pairs)
         step = self._tracker.feed(events)
+        self._gaps += int(step.ended["gap"].sum())
         self._lifetimes.add(step.ended)
         self.churn.add(events, step.ended)
         self.churn.note_open(step.endpoint_id, step.change)
@@ -205,6 +212,7 @@ class Analysis:
             self._resolution_ns,
             self._transitions,
             self._lost,
+            self._gaps + int(still_open["gap"].sum()),
             tuple(self._losses),
             sum(endpoint.connections for endpoint in endpoints),
             sum(endpoint.open for endpoint in endpoints),

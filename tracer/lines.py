@@ -232,6 +232,7 @@ def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | N
             "resolution_ns": summary.resolution_ns,
             "events": summary.events,
             "lost": summary.lost,
+            "gaps": summary.gaps,
             "losses": [{"lost": loss.lost, "since_ns": loss.since_ns, "until_ns": loss.until_ns} for loss in summary.losses],
             "connections": summary.connections,
             "open": summary.open,

@@ -159,6 +159,8 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         lines.append(f"INCOMPLETE  {printable(truncated)}")
     if summary.lost:
         lines.append(f"LOST        {summary.lost} events in {len(summary.losses)} interval(s): counts below are too low")
+    if summary.gaps:
+        lines.append(f"GAPS        {summary.gaps} connections with missing transitions: their times are not whole")
     coverage = "every transition seen" if summary.coverage == 1.0 else "coverage unknown"
     lines.append(
         f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage}; "
