@@ -13,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from bpf.attach import FDS
 from bpf.support import EbpfSupport
@@ -85,28 +85,38 @@ def load(support: EbpfSupport, ring_bytes: int = RING_BYTES) -> Loaded:
         )
         try:
             theirs.close()
-            ours.settimeout(COMPILE_TIMEOUT_S)
-            try:
-                message, fds, _, _ = socket.recv_fds(ours, _REPLY_BYTES, len(FDS))
-            except TimeoutError:
-                raise SourceError(
-                    f"compiling the BPF program took more than {COMPILE_TIMEOUT_S:.0f} s; is this machine overloaded?"
-                ) from None
-            if not message:
-                child.wait(COMPILE_TIMEOUT_S)
-                raise SourceError(f"the process that compiles the BPF program died: {_last_lines(diagnostics)}")
-            reply = json.loads(message)
-            if reply["ok"] and len(fds) != len(FDS):
-                for fd in fds:
-                    os.close(fd)
-                raise SourceError("too few file descriptors are free; raise the limit (ulimit -n)")
-            if not reply["ok"]:
-                child.wait(COMPILE_TIMEOUT_S)
-                raise _refusal(reply["stage"], reply["error"], _last_lines(diagnostics))
+            reply, fds = _receive(ours, child, diagnostics)
         finally:
             child.kill()  # it has answered, or never will
             child.wait()
     return Loaded(dict(zip(FDS, fds, strict=True)), tuple(reply["missing"]), ring_bytes)
+
+
+def _receive(ours: socket.socket, child: subprocess.Popen[bytes], diagnostics: IO[bytes]) -> tuple[dict[str, Any], list[int]]:
+    """The child's answer and its descriptors.
+
+    Raises:
+        SourceError: it says no, or nothing.
+    """
+    ours.settimeout(COMPILE_TIMEOUT_S)
+    try:
+        message, fds, _, _ = socket.recv_fds(ours, _REPLY_BYTES, len(FDS))
+    except TimeoutError:
+        raise SourceError(
+            f"compiling the BPF program took more than {COMPILE_TIMEOUT_S:.0f} s; is this machine overloaded?"
+        ) from None
+    if not message:
+        child.wait(COMPILE_TIMEOUT_S)
+        raise SourceError(f"the process that compiles the BPF program died: {_last_lines(diagnostics)}")
+    reply = json.loads(message)
+    if not reply["ok"]:
+        child.wait(COMPILE_TIMEOUT_S)
+        raise _refusal(reply["stage"], reply["error"], _last_lines(diagnostics))
+    if len(fds) != len(FDS):
+        for fd in fds:
+            os.close(fd)
+        raise SourceError("too few file descriptors are free; raise the limit (ulimit -n)")
+    return reply, list(fds)
 
 
 def _refusal(stage: str, error: str, details: str) -> SourceError:
