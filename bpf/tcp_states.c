@@ -39,7 +39,8 @@ enum {
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_PERCPU_ARRAY(loss, struct tcp_loss, 1);
 /* What tcp_states has been shown on this CPU, for tcp_states_nested; see the theory of operation above them. */
-#define MARKS 1024
+#define MARK_BITS 10
+#define MARKS (1 << MARK_BITS)
 struct nesting {
 	u64 key;   /* of the last transition shown at level 2 */
 	u64 level; /* how many of the two programs are running on this CPU */
@@ -289,7 +290,8 @@ static __always_inline int is_tcp(u64 sk)
 
 /* A transition in one word: of a socket's address only what is the same for all is shifted out. */
 #define KEY(sk, old_state, new_state) ((sk) << 8 | (old_state) << 4 | (new_state))
-#define MARK_INDEX(sk) ((u32)((sk) >> 6) & (MARKS - 1))
+/* Multiplied (2^32 / golden ratio), because sockets lie at multiples of their size in slabs that are multiples of a page. */
+#define MARK_INDEX(sk) (((u32)((sk) >> 6) * 0x9E3779B1U) >> (32 - MARK_BITS))
 
 static __always_inline int transition(u64 sk, u32 old_state, u32 new_state)
 {
