@@ -18,6 +18,7 @@ from tracer.errors import SourceError
 from tracer.events import EventBatch
 
 RESOLUTION_NS = 1
+_ENOTSUPP = 524  # include/linux/errno.h; the kernel's own, without a name in Python
 _LOSS = struct.Struct("=QQ")  # struct tcp_loss
 _ZERO_KEY = b"\0\0\0\0"
 
@@ -114,7 +115,7 @@ class EbpfSource:
             for skaddr in skaddrs:
                 test_run_raw_tracepoint(self._sample_fd, skaddr)
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUPP if hasattr(errno, "ENOTSUPP") else 524):
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, _ENOTSUPP):
                 return False
             raise SourceError(f"open sockets can't be sampled: {error.strerror}") from error
         return True

@@ -14,7 +14,7 @@ import struct
 from tracer.errors import SourceError
 
 # enum bpf_cmd, include/uapi/linux/bpf.h
-MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY = 0, 1, 2, 3, 4
+MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM = 0, 1, 2, 3
 PROG_TEST_RUN, PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD = 10, 11, 13, 15
 MAP_TYPE_RINGBUF = 27
 _SYSCALL_NUMBERS = {
@@ -61,7 +61,6 @@ class BpfMap:
 
     def __init__(self, fd: int, key_bytes: int, value_bytes: int) -> None:
         self.fd = fd
-        self._key_bytes = key_bytes
         self._key = ctypes.create_string_buffer(key_bytes)
         self._value = ctypes.create_string_buffer(value_bytes)
         self._attr = struct.pack("=IIQQQ", fd, 0, ctypes.addressof(self._key), ctypes.addressof(self._value), 0)

@@ -317,11 +317,12 @@ static __always_inline int transition(u64 sk, u32 old_state, u32 new_state)
  *                                     tcp_states_nested(N) emits N
  *
  * tcp_states_nested is attached behind tcp_states and takes what that was not shown. At most one of them is running at a
- * level, so the other one is always free for the level above. How it knows:
+ * level, so the other one is free for the level above (two levels are enough unless a task is preempted within one of them,
+ * which keeps it busy for others on its CPU). How it knows:
  *
  * - level 1, nothing interrupted: tcp_states leaves a mark for the transition, which tcp_states_nested takes away. Marks are
  *   spread by socket, because a softirq between the two leaves and takes marks of its own.
- * - level 2, in a softirq within one of the two: `nested_key` is that of the last transition that tcp_states was shown at this
+ * - level 2, in a softirq within one of the two: nesting.key is that of the last transition that tcp_states was shown at this
  *   level since level 1 began: none where it is skipped.
  */
 int tcp_states(struct bpf_raw_tracepoint_args *ctx)

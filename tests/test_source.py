@@ -11,6 +11,7 @@ from bpf.support import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, EbpfSupport, effect
 from bpf.syscall import possible_cpus
 from tracer.endpoints import parse_endpoint
 from tracer.errors import SourceError
+from tracer.main import SOURCES
 from tracer.source import WANTED, Choice, HostSupport, choose_source, open_source, resolve_endpoints, watched_text
 
 
@@ -98,3 +99,8 @@ def test_a_name_becomes_its_addresses_under_its_own_label() -> None:
     assert {member.label for member in numbered[1]} == {"localhost:5000"}
     assert "127.0.0.1" in {str(member.network.network_address) for member in numbered[1] if member.network}
     assert "127.0.0.1" in watched_text(numbered)[0]
+
+
+def test_the_command_line_offers_what_can_be_chosen() -> None:
+    """Written twice, so that --help need not import numpy."""
+    assert SOURCES == WANTED

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,9 +66,7 @@ _UNKNOWN_FIELDS = (
     "state_ns", "bytes_received", "bytes_acked", "retransmits", "srtt_us", "unread_bytes", "idle_ms", "sk_err",
 )  # fmt: skip
 _FIRST_CAPACITY = 256
-T = TypeVar("T", bound=np.generic)
-_CLOSE, _SYN_SENT, _ESTABLISHED = np.uint8(TcpState.CLOSE), np.uint8(TcpState.SYN_SENT), np.uint8(TcpState.ESTABLISHED)
-_LISTEN = np.uint8(TcpState.LISTEN)
+_CLOSE, _ESTABLISHED, _LISTEN = np.uint8(TcpState.CLOSE), np.uint8(TcpState.ESTABLISHED), np.uint8(TcpState.LISTEN)
 _IS_INBOUND = np.isin(np.arange(N_STATES), (TcpState.SYN_RECV, TcpState.LISTEN, TcpState.NEW_SYN_RECV))
 """By the old state of a socket's first event."""
 
