@@ -119,6 +119,8 @@ class EventBatch:
         lost_since_ns, lost_until_ns: boottime interval [since, until) the lost ones fell in; both 0 when lost is 0.
         early_ns: uint64, shape (n_events,): how much earlier each event may have happened; None means 0 for all.
         endpoints: labels by endpoint id that became known with this batch (a watch list may grow while it runs).
+        until_ns: boottime up to which nothing more will come, but for the microseconds by which CPUs differ; 0 where the
+            source says nothing of it. It lets time pass where no event does.
     """
 
     events: Events
@@ -129,6 +131,7 @@ class EventBatch:
     lost_until_ns: int = 0
     early_ns: NDArray[np.uint64] | None = None
     endpoints: tuple[tuple[int, str], ...] = ()
+    until_ns: int = 0
 
     def __post_init__(self) -> None:
         """Validate and freeze.
@@ -148,6 +151,8 @@ class EventBatch:
             raise SourceError(f"events {late[:5].tolist()} have times beyond 146 years of uptime")
         if self.early_ns is not None and self.early_ns.shape != self.events.shape:
             raise SourceError(f"{len(self.early_ns)} early_ns for {len(self.events)} events")
+        if not 0 <= self.until_ns < TS_NS_MAX:
+            raise SourceError(f"a batch is complete until {self.until_ns}")
         interval = (self.lost_since_ns, self.lost_until_ns)
         if not 0 <= self.lost < TS_NS_MAX or not all(0 <= at_ns < TS_NS_MAX for at_ns in interval):
             raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")

@@ -52,6 +52,11 @@ def loss_line(batch: EventBatch) -> str:
     return json.dumps({"type": "loss", "ts_ns": batch.lost_until_ns, "since_ns": batch.lost_since_ns, "lost": batch.lost})
 
 
+def clock_line(batch: EventBatch) -> str:
+    """Nothing more happened up to this time."""
+    return json.dumps({"type": "clock", "ts_ns": batch.until_ns})
+
+
 def endpoint_line(number: int, label: str) -> str:
     """An endpoint that became known while the trace was taken."""
     return json.dumps({"type": "endpoint", "id": number, "endpoint": label})
@@ -309,9 +314,11 @@ def _or_none(value: int) -> int | None:
 
 
 def batch_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool) -> Iterable[str]:
-    """Everything a batch says, in its order: new endpoints, loss, transitions."""
+    """Everything a batch says, in its order: new endpoints, loss, transitions, how far it reaches."""
     for number, label in batch.endpoints:
         yield endpoint_line(number, label)
     if batch.lost:
         yield loss_line(batch)
     yield from transition_lines(batch, endpoints, clock, samples)
+    if batch.until_ns:
+        yield clock_line(batch)

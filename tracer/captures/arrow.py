@@ -26,7 +26,7 @@ from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, Event
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import STATE_NAMES
 
-_KIND_TRANSITION, _KIND_SAMPLE, _KIND_LOSS, _KIND_NOTE = 0, 1, 2, 3
+_KIND_TRANSITION, _KIND_SAMPLE, _KIND_LOSS, _KIND_NOTE, _KIND_CLOCK = 0, 1, 2, 3, 4
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _FLUSH_EVENTS = 1 << 16
 _PREFIX = "regtrace."
@@ -98,7 +98,7 @@ class ArrowTraceWriter:
 
     def write(self, batch: EventBatch) -> None:
         """Take a batch; see `TraceWriter`."""
-        if len(batch) or batch.lost or batch.endpoints:
+        if len(batch) or batch.lost or batch.endpoints or batch.until_ns:
             self._pending.append(batch)
             self._pending_events += len(batch)
         if self._pending_events >= _FLUSH_EVENTS:
@@ -133,7 +133,7 @@ class ArrowTraceWriter:
 
 
 class _Rows:
-    """Batches as the columns of one record batch: special rows stand before the events of their batch."""
+    """Batches as the columns of one record batch: special rows stand before the events of their batch, clock marks after."""
 
     def __init__(self, batches: list[EventBatch]) -> None:
         kinds: list[NDArray[np.uint8]] = []
@@ -156,10 +156,13 @@ class _Rows:
                 special_kinds.append(_KIND_LOSS)
             sample = is_sample(batch.events)
             kinds += [np.array(special_kinds, np.uint8), np.where(sample, _KIND_SAMPLE, _KIND_TRANSITION).astype(np.uint8)]
-            parts += [special, batch.events]
             own_early = np.zeros(len(batch), np.uint64) if batch.early_ns is None else batch.early_ns
-            early += [np.zeros(len(special), np.uint64), own_early]
-            row += len(special) + len(batch)
+            mark = np.zeros(int(batch.until_ns > 0), EVENT_DTYPE)
+            mark["ts_ns"], mark["old_state"], mark["new_state"] = batch.until_ns, 7, 7
+            kinds.append(np.full(len(mark), _KIND_CLOCK, np.uint8))
+            parts += [special, batch.events, mark]
+            early += [np.zeros(len(special), np.uint64), own_early, np.zeros(len(mark), np.uint64)]
+            row += len(special) + len(batch) + len(mark)
         self.count = row
         self._kinds = np.concatenate(kinds) if kinds else np.zeros(0, np.uint8)
         self._events = np.concatenate(parts) if parts else no_events()
@@ -296,6 +299,10 @@ class ArrowTrace:
             if not index and start == end:
                 continue
             row = int(special[index - 1]) if index else -1
+            if index and kinds[row] == _KIND_CLOCK:
+                yield self._clock_mark(int(events["ts_ns"][row]))
+                if start == end:
+                    continue
             lost, since_ns, until_ns = 0, 0, 0
             endpoints: tuple[tuple[int, str], ...] = ()
             if index and kinds[row] == _KIND_LOSS:
@@ -313,6 +320,9 @@ class ArrowTrace:
                 early_ns=early_ns[start:end].astype(np.uint64) if early_ns.any() else None,
                 endpoints=endpoints,
             )
+
+    def _clock_mark(self, until_ns: int) -> EventBatch:
+        return EventBatch(no_events(), self.header.source, self.header.resolution_ns, until_ns=until_ns)
 
 
 def _events(batch: RecordBatch) -> Events:

@@ -136,6 +136,9 @@ class JsonTrace:
             if kind == "loss":
                 yield self._batch(events, loss)
                 events, loss = [], self._loss(line)
+            elif kind == "clock":
+                yield self._batch(events, loss, self._until_ns(line))
+                events, loss = [], _NO_LOSS
             elif len(events) >= _BATCH_EVENTS:
                 yield self._batch(events, loss)
                 events, loss = [], _NO_LOSS
@@ -203,6 +206,12 @@ class JsonTrace:
         except (TypeError, ValueError) as error:
             raise self._wrong(f"no loss: {error}") from error
 
+    def _until_ns(self, line: dict[str, Any]) -> int:
+        try:
+            return _integer(line.get("ts_ns"), "ts_ns", TS_NS_MAX)
+        except (TypeError, ValueError) as error:
+            raise self._wrong(f"no clock mark: {error}") from error
+
     def _event(self, line: dict[str, Any], sample: bool) -> tuple[np.void, int]:
         try:
             return self._parse_event(line, sample)
@@ -247,7 +256,7 @@ class JsonTrace:
         event["flags"] = flags
         return event, _integer(line.get("early_ns") or 0, "early_ns", TS_NS_MAX)
 
-    def _batch(self, events: list[tuple[np.void, int]], loss: _Loss) -> EventBatch:
+    def _batch(self, events: list[tuple[np.void, int]], loss: _Loss, until_ns: int = 0) -> EventBatch:
         array = np.array([event for event, _ in events], EVENT_DTYPE)
         early = np.array([early_ns for _, early_ns in events], np.uint64)
         endpoints, self._new_endpoints = tuple(self._new_endpoints), []
@@ -261,6 +270,7 @@ class JsonTrace:
                 lost_until_ns=loss.until_ns,
                 early_ns=early if early.any() else None,
                 endpoints=endpoints,
+                until_ns=until_ns,
             )
         except SourceError as error:
             raise self._wrong(str(error)) from error
