@@ -1,4 +1,4 @@
-"""The core in one piece: batches in, ended connections out, and a summary at any moment. Pure.
+"""The core in one piece: batches in, ended connections and findings out, and a summary at any moment. Pure.
 
 Live traces and replays feed the same object; that is what makes a replay the product's path.
 """
@@ -6,7 +6,9 @@ Live traces and replays feed the same object; that is what makes a replay the pr
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,13 @@ from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import SIDE_BY_REASON, SIDES, ChurnCounter
 from tracer.connections import Connections, ConnectionTracker, blank_connections, by_endpoint
 from tracer.events import EventBatch, is_sample
+from tracer.findings import Finding, Severity
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
 from tracer.lifetimes import Distribution, Lifetimes
+from tracer.roles import Role, role_of
+from tracer.rules.engine import TICK_NS, Engine
+from tracer.rules.settings import RuleSettings
+from tracer.rules.view import View
 
 CHUNK_EVENTS = 1 << 15
 """Large batches are fed in pieces that stay in the processor's cache; results do not depend on it."""
@@ -70,7 +77,8 @@ class Summary:
     """The state of a trace.
 
     `first_ns`, `last_ns`: boottime of the first and last event, -1 if there was none. `gaps`: connections with missing
-    transitions; without loss, the kernel did not show them to the program.
+    transitions; without loss, the kernel did not show them to the program. `findings`: those that are open; `episodes`: how
+    many there were in all. `abstained`: rules that could not judge, and why.
     """
 
     source: str
@@ -87,6 +95,9 @@ class Summary:
     endpoints: tuple[EndpointSummary, ...]
     cadences: dict[Owner, Cadence]
     unknown_transitions: dict[tuple[str, str], int]
+    findings: tuple[Finding, ...] = ()
+    episodes: int = 0
+    abstained: tuple[tuple[str, str], ...] = ()
 
     @property
     def coverage(self) -> float | None:
@@ -114,15 +125,46 @@ class _Totals:
                 self.sums[name] = max(self.sums[name], 0) + int(known.sum())
 
 
+class Progress(NamedTuple):
+    """What one batch brought.
+
+    Attributes:
+        ended: the connections that ended, in the order of the events that ended them.
+        findings: in the order in which they were made.
+    """
+
+    ended: Connections
+    findings: list[Finding]
+
+
 class Analysis:
-    """Connections, lifetimes, churn and cadence of one stream of batches.
+    """Connections, lifetimes, churn, cadence and findings of one stream of batches.
 
     Attributes:
         endpoints: label by endpoint id.
     """
 
-    def __init__(self, source: str, resolution_ns: int, endpoints: dict[int, str]) -> None:
-        self.endpoints = dict(endpoints)
+    def __init__(
+        self,
+        source: str,
+        resolution_ns: int,
+        endpoints: dict[int, str],
+        settings: RuleSettings | None = None,
+        roles: dict[int, Role] | None = None,
+    ) -> None:
+        """Begin a trace.
+
+        Args:
+            source: "ebpf", "polled" or "proc".
+            resolution_ns: how exact times are.
+            endpoints: labels by endpoint id that are known already.
+            settings: which rules to run and how; None runs none.
+            roles: of endpoints by id, as a capture says them; settings win, then this, then what the name says.
+        """
+        self.endpoints: dict[int, str] = {}
+        self._settings = settings or RuleSettings()
+        self._roles = dict(roles or {})
+        self._learn(endpoints)
         self.churn = ChurnCounter()
         self._source = source
         self._resolution_ns = resolution_ns
@@ -137,32 +179,83 @@ class Analysis:
         self._unknown: Counter[tuple[int, int]] = Counter()
         self._first_ns = -1
         self._last_ns = -1
+        self._reached_ns = -1
+        view = View(source, resolution_ns, self.endpoints, self._roles, self._tracker.open)
+        self._view = view
+        self._engine = Engine(settings.rules() if settings is not None else (), view)
+
+    def _learn(self, endpoints: dict[int, str]) -> None:
+        """Take labels of endpoints, and find out what they are for."""
+        self.endpoints.update(endpoints)
+        for number, label in endpoints.items():
+            said = self._settings.roles.get(label)
+            if said is not None:
+                self._roles[number] = said
+            elif number not in self._roles and (known := role_of(label)) is not Role.UNKNOWN:
+                self._roles[number] = known
+
+    @property
+    def roles(self) -> dict[int, Role]:
+        """What endpoints are for, by id, those that are known."""
+        return dict(self._roles)
+
+    @property
+    def worst(self) -> Severity | None:
+        """The highest severity that a finding ever had; None without a finding."""
+        return self._engine.worst
+
+    @property
+    def due_ns(self) -> int | None:
+        """When the rules should be asked again although nothing happens; None: not before something does."""
+        return self._engine.due_ns()
 
     @property
     def now_ns(self) -> int:
         """Event time: boottime of the latest event so far, -1 if there was none."""
         return self._last_ns
 
-    def feed(self, batch: EventBatch) -> Connections:
-        """Take the next batch.
-
-        Returns:
-            The connections that ended, in the order of the events that ended them.
-        """
-        self.endpoints.update(batch.endpoints)
+    def feed(self, batch: EventBatch) -> Progress:
+        """Take the next batch."""
+        self._learn(dict(batch.endpoints))
         if batch.lost:
             self._lost += batch.lost
             if len(self._losses) < _LOSSES_KEPT:
                 self._losses.append(Loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns))
             self._tracker.note_loss(batch.lost_until_ns)
-        pieces = [
-            self._feed_chunk(batch, start, min(start + CHUNK_EVENTS, len(batch))) for start in range(0, len(batch), CHUNK_EVENTS)
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        return np.concatenate([blank_connections(0), *pieces])
+            self._view.note_loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns)
+        findings: list[Finding] = []
+        pieces = []
+        for start, end in self._pieces(batch):
+            findings += self._advance(int(batch.events["ts_ns"][start]))
+            pieces.append(self._feed_piece(batch, start, end))
+        if batch.until_ns:
+            findings += self._advance(batch.until_ns)
+        return Progress(pieces[0] if len(pieces) == 1 else np.concatenate([blank_connections(0), *pieces]), findings)
 
-    def _feed_chunk(self, batch: EventBatch, start: int, end: int) -> Connections:
+    def close(self) -> list[Finding]:
+        """The trace is over: judge what came last. Findings that are open stay open."""
+        return self._engine.close()
+
+    def _advance(self, now_ns: int) -> list[Finding]:
+        """Let time pass, up to before what happens now."""
+        self._reached_ns = max(self._reached_ns, now_ns)
+        return self._engine.advance(self._reached_ns)
+
+    def _pieces(self, batch: EventBatch) -> Iterator[tuple[int, int]]:
+        """Bounds of pieces of a batch that lie between two ticks of the rules, and are not too large."""
+        if not len(batch):
+            return
+        if not self._engine.rules:
+            yield from ((start, min(start + CHUNK_EVENTS, len(batch))) for start in range(0, len(batch), CHUNK_EVENTS))
+            return
+        reached = np.maximum.accumulate(batch.events["ts_ns"].astype(np.int64))
+        cell = np.maximum(reached, self._reached_ns) // TICK_NS
+        edges = [0, *(np.flatnonzero(cell[1:] != cell[:-1]) + 1).tolist(), len(batch)]
+        for first, last in zip(edges[:-1], edges[1:], strict=True):
+            for start in range(first, last, CHUNK_EVENTS):
+                yield start, min(start + CHUNK_EVENTS, last)
+
+    def _feed_piece(self, batch: EventBatch, start: int, end: int) -> Connections:
         events = batch.events[start:end]
         times = events["ts_ns"]
         if self._first_ns < 0:
@@ -185,6 +278,9 @@ class Analysis:
             totals = self._totals.setdefault(endpoint_id, _Totals())
             totals.ended += len(rows)
             totals.add(rows)
+        self._reached_ns = max(self._reached_ns, self._last_ns)
+        if self._engine.rules:
+            self._engine.observe(events, step.ended, self._reached_ns)
         return step.ended
 
     def open(self) -> Connections:
@@ -222,6 +318,9 @@ class Analysis:
             endpoints,
             self._cadence.cadences() if with_cadences else {},
             unknown,
+            tuple(self._engine.open),
+            self._engine.episodes,
+            tuple(self._engine.abstained()),
         )
 
     def _endpoint(self, endpoint_id: int, still_open: Connections) -> EndpointSummary:

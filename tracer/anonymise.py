@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.events import EventBatch, Events
-from tracer.header import TraceHeader
+from tracer.header import ROLES, RULES, TraceHeader
 
 KNOWN_CLIENTS = frozenset(
     (
@@ -40,7 +40,8 @@ class Anonymiser:
         endpoints = {number: self._label(number, label) for number, label in header.endpoints.items()}
         kernel = " ".join(_RELEASE.sub(r"\1", word) for word in header.kernel.split())
         why = f"recorded from {header.source} and anonymised"
-        return replace(header, host="", kernel=kernel, why=why, endpoints=endpoints, settings={"anonymised": "yes"})
+        settings = {name: header.settings[name] for name in (ROLES, RULES) if name in header.settings} | {"anonymised": "yes"}
+        return replace(header, host="", kernel=kernel, why=why, endpoints=endpoints, settings=settings)
 
     def batch(self, batch: EventBatch) -> EventBatch:
         """The batch with stand-ins."""

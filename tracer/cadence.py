@@ -19,7 +19,6 @@ from tracer.events import EventFlag, Events, is_opening, valid
 from tracer.segments import take
 
 BURST_GAP_NS = 100_000_000
-_NO_CGROUP = 2**64 - 1
 ATTEMPTS_KEPT = 32
 OWNERS_MAX = 4096
 TOLERANCE = 0.10
@@ -180,14 +179,25 @@ def _owners(events: Events) -> Iterator[Owner]:
     return map(Owner, events["endpoint_id"].tolist(), cgroup_id, events["comm"].tolist())
 
 
-def _owner_keys(events: Events) -> NDArray[np.uint64]:
-    """A 64-bit hash of each event's owner (multiply and fold with odd constants): a sort of integers instead of strings."""
-    comm = np.ascontiguousarray(events["comm"]).view(np.uint64).reshape(len(events), 2)
-    cgroup_id = np.where(valid(events, "cgroup_id"), events["cgroup_id"], np.uint64(_NO_CGROUP))
-    parts = (events["endpoint_id"].astype(np.uint64), cgroup_id, comm[:, 0], comm[:, 1])
-    keys = np.zeros(len(events), np.uint64)
+def owner_keys(endpoint_id: NDArray[np.integer], cgroup_id: NDArray[np.integer], comm: NDArray[np.bytes_]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each owner (multiply and fold with odd constants): a sort of integers instead of strings.
+
+    Args:
+        endpoint_id: shape (n,).
+        cgroup_id: shape (n,); -1 unknown.
+        comm: S16, shape (n,).
+    """
+    words = np.ascontiguousarray(comm).view(np.uint64).reshape(len(comm), 2)
+    parts = (endpoint_id.astype(np.uint64), cgroup_id.astype(np.uint64), words[:, 0], words[:, 1])
+    keys = np.zeros(len(comm), np.uint64)
     with np.errstate(over="ignore"):
         for part in parts:
             keys = (keys ^ part) * np.uint64(0x9E3779B97F4A7C15)
             keys ^= keys >> np.uint64(29)
     return keys
+
+
+def _owner_keys(events: Events) -> NDArray[np.uint64]:
+    """Of each event."""
+    cgroup_id = np.where(valid(events, "cgroup_id"), events["cgroup_id"].astype(np.int64), -1)
+    return owner_keys(events["endpoint_id"], cgroup_id, events["comm"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 
 from tracer import __version__
 from tracer.clock import ClockOffset
+from tracer.roles import Role
 
+ROLES, RULES = "roles", "rules"
+"""Names in `settings`: what endpoints are for, and how rules were set."""
 FORMAT_VERSION = 1
 """Of captures. A reader takes its own version only; fields may be added without a new one."""
 
@@ -35,3 +39,16 @@ class TraceHeader:
     endpoints: dict[int, str] = field(default_factory=dict)
     version: str = __version__
     settings: dict[str, str] = field(default_factory=dict)
+
+    def roles(self) -> dict[int, Role]:
+        """What endpoints are for, by id, as the settings say; what can't be understood is left out."""
+        try:
+            said = json.loads(self.settings.get(ROLES, "{}"))
+            return {int(number): Role(role) for number, role in said.items()}
+        except (ValueError, AttributeError, RecursionError):
+            return {}
+
+
+def roles_text(roles: dict[int, Role]) -> str:
+    """Roles for the settings of a header."""
+    return json.dumps({str(number): role.value for number, role in sorted(roles.items())})

@@ -18,6 +18,7 @@ from tracer.cadence import Cadence, Owner
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
 from tracer.events import N_STATES, EventBatch, EventFlag, Events, TcpState, is_sample, valid
+from tracer.findings import Finding, Suspect
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
 from tracer.lifetimes import QUANTILE_ERROR, Distribution
@@ -226,6 +227,50 @@ def _states(rows: Connections) -> list[str]:
     return texts
 
 
+def finding_lines(findings: Iterable[Finding], endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
+    """One line per finding."""
+    return [json.dumps(_finding(finding, endpoints, clock)) for finding in findings]
+
+
+def _finding(finding: Finding, endpoints: dict[int, str], clock: ClockOffset | None) -> dict[str, Any]:
+    times_ns = [finding.started_ns, finding.detected_ns, finding.ended_ns, finding.at_ns]
+    at = rfc3339(np.array(times_ns, np.int64), clock) if clock else [None] * len(times_ns)
+    return {
+        "type": "finding",
+        "rule": finding.rule,
+        "episode": finding.episode,
+        "state": finding.state.value,
+        "severity": finding.severity.text,
+        "confidence": finding.confidence,
+        "benign": finding.benign,
+        "endpoint": endpoints.get(finding.endpoint_id, f"endpoint {finding.endpoint_id}"),
+        "started_at": at[0],
+        "started_ns": finding.started_ns,
+        "detected_at": at[1],
+        "detected_ns": finding.detected_ns,
+        "ended_at": at[2] if finding.ended_ns >= 0 else None,
+        "ended_ns": _or_none(finding.ended_ns),
+        "at": at[3],
+        "ts_ns": finding.at_ns,
+        "summary": finding.summary,
+        "evidence": finding.evidence,
+        "suspects": [_suspect(suspect) for suspect in finding.suspects],
+        "advice": finding.advice,
+    }
+
+
+def _suspect(suspect: Suspect) -> dict[str, Any]:
+    return {
+        "pid": _or_none(suspect.pid),
+        "comm": comm_text(suspect.comm) if suspect.comm else None,
+        "cgroup_id": _or_none(suspect.cgroup_id),
+        "container": suspect.container,
+        "unit": suspect.unit,
+        "opens_per_min": _rounded(suspect.opens_per_min),
+        "share": _rounded(suspect.share),
+    }
+
+
 def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | None = None) -> str:
     """The last line of a trace."""
     bounds = np.array([summary.first_ns, summary.last_ns], np.int64)
@@ -248,7 +293,9 @@ def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | N
             "last_ns": summary.last_ns if summary.last_ns >= 0 else None,
             "last_at": last_at,
             "quantile_error": QUANTILE_ERROR,
-            "abstained": [],
+            "abstained": [{"rule": rule, "reason": reason} for rule, reason in summary.abstained],
+            "episodes": summary.episodes,
+            "open_findings": [{"rule": finding.rule, "episode": finding.episode} for finding in summary.findings],
             "endpoints": [_endpoint(endpoint) for endpoint in summary.endpoints],
             "cadences": [_cadence(owner, found, summary) for owner, found in summary.cadences.items()],
             "unknown_transitions": [

@@ -19,7 +19,11 @@ from tracer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, TracerError
 
 SOURCES = ("auto", "ebpf")  # tracer.source.WANTED, without importing it
 _SPEC_HELP = "HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT; PORT may be * for any, default 443; repeatable"
-_EPILOG = "Exit codes: 0 fine, 1 failed, 2 usage, 130 interrupted before anything was seen."
+RULE_SETS = ("evidence", "textbook", "all")  # tracer.rules.catalogue.SETS, without importing it
+_EPILOG = (
+    "Exit codes: 0 fine, 1 failed, 2 usage, 3 a critical finding was open (with --fail-on-finding), "
+    "130 interrupted before anything was seen."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,6 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
     replay.add_argument("--speed", type=_seconds, metavar="N", help="1: as fast as it happened; default: as fast as possible")
     _add_output_options(replay)
 
+    rules = add("rules", "List the rules with their thresholds, or explain one.")
+    rules.add_argument("rule", nargs="?", metavar="RULE", help="id of a rule, such as rate-limit or textbook/rate-limit")
+    rules.add_argument("--config", type=Path, metavar="FILE", help="show the thresholds that this file sets")
+    rules.add_argument("--json", action="store_true", help="one JSON object a rule on standard output")
+
     doctor = add("doctor", "Say what this host offers, what will be used, and why.")
     doctor.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -96,6 +105,12 @@ def _add_live_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="JSON lines on standard output, and nothing else")
     parser.add_argument("--transitions", action="store_true", help="show every state transition too")
+    parser.add_argument("--rules", choices=RULE_SETS, default="evidence", help="which rules judge (default: evidence)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="thresholds and roles of endpoints, in TOML; see 'regtrace rules'"
+    )
+    parser.add_argument("--benign", action="store_true", help="show findings too that are no faults (idle-close, token-aging)")
+    parser.add_argument("--fail-on-finding", action="store_true", help="exit with 3 if a critical finding was open")
 
 
 def main(arguments: list[str] | None = None) -> int:

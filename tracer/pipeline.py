@@ -11,11 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
-from tracer.analysis import Analysis
+from tracer.analysis import Analysis, Progress
 from tracer.clock import boottime_ns
-from tracer.connections import Connections
-from tracer.events import EventBatch
+from tracer.connections import blank_connections
+from tracer.events import EventBatch, no_events
 from tracer.header import TraceHeader
+from tracer.rules.settings import RuleSettings
 from tracer.source import Source
 
 POLL_S = 0.05
@@ -32,8 +33,8 @@ class Listener(Protocol):
         """Events are being taken from now on."""
         ...
 
-    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
-        """A batch was analysed; `ended` are the connections that ended with it."""
+    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
+        """A batch was analysed; `progress` is what it brought."""
         ...
 
     def tick(self, analysis: Analysis) -> None:
@@ -76,6 +77,7 @@ def run_live(
     stop: Stop,
     duration_s: float | None = None,
     on_poll: Callable[[], bool] | None = None,
+    settings: RuleSettings | None = None,
 ) -> Analysis:
     """Follow a source until it is enough.
 
@@ -86,20 +88,28 @@ def run_live(
         stop: looked at between polls.
         duration_s: seconds from the start line on; None for ever.
         on_poll: called at each poll; the trace ends when it returns False.
+        settings: of the rules; None runs none.
 
     Raises:
         TracerError: the source died, or a listener failed; `finish` was then called on the others.
     """
-    analysis = Analysis(source.name, source.resolution_ns, header.endpoints)
+    analysis = Analysis(source.name, source.resolution_ns, header.endpoints, settings)
     _discard_before_start(source)
     sampling, turns = True, _Turns()
 
+    def tell(batch: EventBatch) -> None:
+        progress = analysis.feed(batch)
+        for listener in listeners:
+            listener.batch(batch, progress, analysis)
+
     def pump() -> None:
+        before_ns = boottime_ns()
         batch = source.read()
         if len(batch) or batch.lost or batch.endpoints:
-            ended = analysis.feed(batch)
-            for listener in listeners:
-                listener.batch(batch, ended, analysis)
+            tell(batch)
+        due_ns = analysis.due_ns
+        if due_ns is not None and due_ns <= before_ns:  # silence is part of the trace: it is recorded, and judged alike later
+            tell(EventBatch(no_events(), source.name, source.resolution_ns, until_ns=before_ns))
 
     for listener in listeners:
         listener.start(header)
@@ -125,6 +135,7 @@ def run_live(
             if not (sampling and source.sample(still_open[start : start + SAMPLES_MAX])):
                 break
             pump()
+        _close(listeners, analysis)
     finally:
         _finish(listeners, analysis, None)
     return analysis
@@ -156,6 +167,7 @@ def run_replay(
     stop: Stop,
     truncated: Callable[[], str | None],
     speed: float | None = None,
+    settings: RuleSettings | None = None,
 ) -> Analysis:
     """Follow a trace to its end.
 
@@ -166,11 +178,12 @@ def run_replay(
         stop: looked at between batches.
         truncated: asked after the last batch.
         speed: 1 replays in real time, 2 twice as fast; None as fast as possible.
+        settings: of the rules; None runs none.
 
     Raises:
         TracerError: the trace is corrupt, or a listener failed.
     """
-    analysis = Analysis(header.source, header.resolution_ns, header.endpoints)
+    analysis = Analysis(header.source, header.resolution_ns, header.endpoints, settings, header.roles())
     for listener in listeners:
         listener.start(header)
     pace = None if speed is None else _Pace(speed)
@@ -178,15 +191,16 @@ def run_replay(
     try:
         for batch in batches:
             for piece in (batch,) if pace is None else pace.pieces(batch, stop):
-                ended = analysis.feed(piece)
+                progress = analysis.feed(piece)
                 for listener in listeners:
-                    listener.batch(piece, ended, analysis)
+                    listener.batch(piece, progress, analysis)
                 if time.monotonic() - ticked_s >= TICK_S:
                     ticked_s = time.monotonic()
                     for listener in listeners:
                         listener.tick(analysis)
             if stop.signal is not None:
                 break
+        _close(listeners, analysis)
     finally:
         _finish(listeners, analysis, truncated())
     return analysis
@@ -206,10 +220,13 @@ class _Pace:
             self._first_ns = int(times[0])
         reached = np.maximum.accumulate(times.astype(np.int64))  # times of different CPUs may step back a little
         sent = 0
+        if not len(times):
+            yield batch
+            return
         while stop.signal is None:
             now_ns = int((boottime_ns() - self._started_ns) * self._speed) + (self._first_ns or 0)
             due = int(np.searchsorted(reached, now_ns, "right"))
-            if due > sent or not len(times):
+            if due > sent:
                 yield EventBatch(
                     batch.events[sent:due].copy(),
                     batch.source,
@@ -219,11 +236,21 @@ class _Pace:
                     lost_until_ns=batch.lost_until_ns if sent == 0 else 0,
                     early_ns=None if batch.early_ns is None else batch.early_ns[sent:due],
                     endpoints=batch.endpoints if sent == 0 else (),
+                    until_ns=batch.until_ns if due == len(times) else 0,
                 )
                 sent = due
             if sent >= len(times):
                 return
             time.sleep(POLL_S)
+
+
+def _close(listeners: list[Listener], analysis: Analysis) -> None:
+    """Judge what came last, and tell of it."""
+    findings = analysis.close()
+    if findings:
+        nothing = EventBatch(no_events(), "", 1)
+        for listener in listeners:
+            listener.batch(nothing, Progress(blank_connections(0), findings), analysis)
 
 
 def _finish(listeners: list[Listener], analysis: Analysis, truncated: str | None) -> None:

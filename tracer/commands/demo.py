@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.analysis import Analysis
+from tracer.analysis import Analysis, Progress
 from tracer.cadence import Rhythm, attempts, cadence
 from tracer.commands.watch import follow
 from tracer.connections import Connections, blank_connections
@@ -49,9 +49,9 @@ class _Collector:
     def start(self, header: TraceHeader) -> None:
         """Nothing to do."""
 
-    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
         """Keep what ended."""
-        self.rows = np.concatenate([self.rows, ended])
+        self.rows = np.concatenate([self.rows, progress.ended])
 
     def tick(self, analysis: Analysis) -> None:
         """Nothing to do."""

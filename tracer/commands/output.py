@@ -1,12 +1,32 @@
-"""Which report the options and the terminal ask for."""
+"""What the options that commands share ask for: a report, rules, an exit code."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
+from tracer.analysis import Analysis
+from tracer.configuration import read_settings
+from tracer.errors import EXIT_FINDING, EXIT_OK
+from tracer.findings import Severity
 from tracer.pipeline import Listener
+from tracer.rules.settings import RuleSettings
+
+
+def settings_for(options: argparse.Namespace) -> RuleSettings:
+    """The rules to run, from the options and the configuration file.
+
+    Raises:
+        UsageError: the file can't be read, or something in it is wrong.
+    """
+    return replace(read_settings(options.config, options.rules), benign=options.benign)
+
+
+def exit_code(options: argparse.Namespace, analysis: Analysis) -> int:
+    """EXIT_FINDING if a critical finding was open and that is asked for."""
+    return EXIT_FINDING if options.fail_on_finding and analysis.worst is Severity.CRITICAL else EXIT_OK
 
 
 def report_for(options: argparse.Namespace, now_ns: Callable[[], int] | None = None) -> Listener:

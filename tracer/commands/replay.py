@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 
 from tracer.captures import open_trace
-from tracer.commands.output import report_for
-from tracer.errors import EXIT_OK
+from tracer.commands.output import exit_code, report_for, settings_for
 from tracer.pipeline import Stop, run_replay
 
 
 def run(options: argparse.Namespace) -> int:
     """Replay a capture to its end."""
+    settings = settings_for(options)
     trace = open_trace(options.trace)
     try:
         stop = Stop()
         with stop.on_signals():
-            run_replay(trace.batches(), trace.header, [report_for(options)], stop, lambda: trace.truncated, options.speed)
+            analysis = run_replay(
+                trace.batches(), trace.header, [report_for(options)], stop, lambda: trace.truncated, options.speed, settings
+            )
     finally:
         trace.close()
-    return EXIT_OK
+    return exit_code(options, analysis)

@@ -9,12 +9,14 @@ import signal
 import sys
 from collections.abc import Callable
 
+from tracer.analysis import Analysis
 from tracer.clock import boottime_ns, measure
-from tracer.commands.output import report_for
+from tracer.commands.output import exit_code, report_for, settings_for
 from tracer.endpoints import Endpoint, parse_endpoint
-from tracer.errors import EXIT_INTERRUPTED, EXIT_OK, UsageError
-from tracer.header import TraceHeader
+from tracer.errors import EXIT_INTERRUPTED, UsageError
+from tracer.header import ROLES, RULES, TraceHeader, roles_text
 from tracer.pipeline import Listener, Stop, run_live
+from tracer.rules.settings import RuleSettings
 from tracer.source import Choice, choose_source, open_source, probe_host, resolve_endpoints, watched_text
 from tracer.text import printable
 
@@ -41,6 +43,7 @@ def follow(
         if not options.registry:
             raise UsageError("no registry to watch: name one with --registry HOST[:PORT], for example registry-1.docker.io")
         endpoints = [parse_endpoint(spec) for spec in options.registry]
+    settings = settings_for(options)
     stop = Stop()
     with stop.on_signals():
         support = probe_host()
@@ -50,16 +53,22 @@ def follow(
         _ask_for_priority()
         try:
             source.watch(numbered)
-            header = live_header(choice, source.resolution_ns, numbered)
+            header = live_header(choice, source.resolution_ns, numbered, settings)
             if options.json:
                 say_what(numbered, choice)
             analysis = run_live(
-                source, header, [*extra, report_for(options, boottime_ns)], stop, getattr(options, "duration", None), on_poll
+                source,
+                header,
+                [*extra, report_for(options, boottime_ns)],
+                stop,
+                getattr(options, "duration", None),
+                on_poll,
+                settings,
             )
         finally:
             source.close()
     interrupted = stop.signal == signal.SIGINT and analysis.now_ns < 0
-    return EXIT_INTERRUPTED if interrupted else EXIT_OK
+    return EXIT_INTERRUPTED if interrupted else exit_code(options, analysis)
 
 
 def _ask_for_priority() -> None:
@@ -71,8 +80,12 @@ def _ask_for_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, min(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
-def live_header(choice: Choice, resolution_ns: int, numbered: dict[int, tuple[Endpoint, ...]]) -> TraceHeader:
+def live_header(
+    choice: Choice, resolution_ns: int, numbered: dict[int, tuple[Endpoint, ...]], settings: RuleSettings
+) -> TraceHeader:
     """What this trace says about itself."""
+    labels = {number: members[0].label for number, members in numbered.items()}
+    roles = Analysis("", resolution_ns, labels, settings).roles
     uname = os.uname()
     return TraceHeader(
         source=choice.source or "",
@@ -81,8 +94,8 @@ def live_header(choice: Choice, resolution_ns: int, numbered: dict[int, tuple[En
         host=uname.nodename,
         kernel=f"{uname.sysname} {uname.release} {uname.machine}",
         clock=measure(),
-        endpoints={number: members[0].label for number, members in numbered.items()},
-        settings={"watched": "; ".join(watched_text(numbered))},
+        endpoints=labels,
+        settings={"watched": "; ".join(watched_text(numbered)), ROLES: roles_text(roles), RULES: settings.to_text()},
     )
 
 

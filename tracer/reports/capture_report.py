@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracer.analysis import Analysis
+from tracer.analysis import Analysis, Progress
 from tracer.anonymise import Anonymiser
 from tracer.captures import TraceWriter, create_trace
-from tracer.connections import Connections
 from tracer.events import EventBatch
 from tracer.header import TraceHeader
 
@@ -27,7 +26,7 @@ class CaptureReport:
             header = self._anonymiser.header(header)
         self._writer = create_trace(self._path, header, self._force)
 
-    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
         """Take a batch. Raises CaptureError."""
         if self._writer is not None:
             self._writer.write(batch if self._anonymiser is None else self._anonymiser.batch(batch))

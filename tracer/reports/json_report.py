@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from tracer.analysis import Analysis
-from tracer.connections import Connections
+from tracer.analysis import Analysis, Progress
 from tracer.events import EventBatch
 from tracer.header import TraceHeader
-from tracer.lines import batch_lines, connection_lines, loss_line, start_line, summary_line
+from tracer.lines import batch_lines, connection_lines, finding_lines, loss_line, start_line, summary_line
 
 
 class JsonReport:
@@ -24,15 +23,16 @@ class JsonReport:
         self._header = header
         self._write([start_line(header)])
 
-    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
-        """Write the batch's transitions, if wanted, and the connections that ended."""
+    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
+        """Write the batch's transitions, if wanted, the connections that ended, and findings."""
         assert self._header is not None
         lines: list[str] = []
         if self._transitions:
             lines += batch_lines(batch, analysis.endpoints, self._header.clock, samples=True)
         elif batch.lost:
             lines.append(loss_line(batch))
-        lines += connection_lines(ended, analysis.endpoints, self._header.clock)
+        lines += connection_lines(progress.ended, analysis.endpoints, self._header.clock)
+        lines += finding_lines(progress.findings, analysis.endpoints, self._header.clock)
         self._write(lines)
 
     def tick(self, analysis: Analysis) -> None:

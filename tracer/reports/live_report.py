@@ -10,9 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tracer.analysis import Analysis, EndpointSummary, Summary
+from tracer.analysis import Analysis, EndpointSummary, Progress, Summary
 from tracer.churn import SIDES
-from tracer.connections import Connections
 from tracer.events import EventBatch
 from tracer.header import TraceHeader
 from tracer.lifecycle import STATE_NAMES
@@ -51,7 +50,7 @@ class LiveReport:
             self._console.print(Text(line))
         self._live.start()
 
-    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
         """Add to the log."""
         assert self._header is not None
         clock = self._header.clock
@@ -59,7 +58,7 @@ class LiveReport:
             tail = EventBatch(batch.events[-_LOG_LINES:].copy(), batch.source, batch.resolution_ns)
             self._log.extend(transition_texts(tail, analysis.endpoints, clock))
         else:
-            self._log.extend(connection_texts(ended[-_LOG_LINES:], analysis.endpoints, clock))
+            self._log.extend(connection_texts(progress.ended[-_LOG_LINES:], analysis.endpoints, clock))
 
     def tick(self, analysis: Analysis) -> None:
         """Draw again."""

@@ -7,11 +7,12 @@ from typing import TextIO
 
 import numpy as np
 
-from tracer.analysis import Analysis, EndpointSummary, Summary
+from tracer.analysis import Analysis, EndpointSummary, Progress, Summary
 from tracer.cadence import Cadence, Rhythm
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
 from tracer.events import EventBatch, EventFlag, is_sample, valid
+from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
@@ -30,14 +31,16 @@ class TextReport:
         self._clock = header.clock
         self._write(start_text(header))
 
-    def batch(self, batch: EventBatch, ended: Connections, analysis: Analysis) -> None:
+    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
         """Write what happened."""
         lines = []
         if batch.lost:
             lines.append(f"LOST {batch.lost} events: the ring buffer was full; what follows has gaps")
         if self._transitions:
             lines += transition_texts(batch, analysis.endpoints, self._clock)
-        lines += connection_texts(ended, analysis.endpoints, self._clock)
+        lines += connection_texts(progress.ended, analysis.endpoints, self._clock)
+        for finding in progress.findings:
+            lines += finding_texts(finding, analysis.endpoints, self._clock)
         self._write(lines)
 
     def tick(self, analysis: Analysis) -> None:
@@ -111,6 +114,36 @@ def connection_texts(rows: Connections, endpoints: dict[int, str], clock: ClockO
     ]
 
 
+def finding_texts(finding: Finding, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
+    """A finding in a few lines: what and how sure, since when, who, what to do; when it is over, one line."""
+    started, at = _clock_texts([finding.started_ns, finding.at_ns], clock)
+    head = f"{at}  {_SEVERITY_MARKS[finding.severity]} {finding.rule}"
+    if finding.state is FindingState.CLOSED:
+        lasted = duration_text(finding.ended_ns - finding.started_ns)
+        return [f"{head} is over after {lasted}: {_endpoint(endpoints, finding.endpoint_id)}"]
+    again = "still: " if finding.state is FindingState.UPDATE else ""
+    lines = [f"{head} ({finding.confidence:.0%} sure, since {started}): {again}{printable(finding.summary)}"]
+    causes = finding.evidence.get("causes")
+    if causes:
+        lines.append("    may be: " + ", ".join(f"{name} {confidence:.0%}" for name, confidence in causes.items()))
+    if finding.suspects:
+        lines.append("    who:    " + "; ".join(map(suspect_text, finding.suspects)))
+    if finding.state is FindingState.OPEN:
+        lines.append(f"    do:     {printable(finding.advice)}")
+    return lines
+
+
+_SEVERITY_MARKS = {Severity.NOTICE: "--- NOTICE  ", Severity.WARNING: "!!  WARNING ", Severity.CRITICAL: "!!! CRITICAL"}
+
+
+def suspect_text(suspect: Suspect) -> str:
+    """Who, with the share of the connections and the rate."""
+    name = printable(comm_text(suspect.comm)) or "unknown"
+    pid = f"[{suspect.pid}]" if suspect.pid >= 0 else ""
+    rate = "" if suspect.opens_per_min is None else f", {suspect.opens_per_min:.3g} a minute"
+    return f"{name}{pid} {suspect.share:.0%} of the connections{rate}"
+
+
 def owner_texts(rows: Connections) -> list[str]:
     """comm[pid] of each connection's owner, or "?"."""
     return [
@@ -174,6 +207,12 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         for owner, found in summary.cadences.items()
         if found.rhythm is not Rhythm.NONE
     ]
+    lines += [f"{rule} did not judge: {printable(reason)}" for rule, reason in summary.abstained]
+    if summary.findings:
+        shown = ", ".join(f"{finding.rule} ({finding.severity.text})" for finding in summary.findings)
+        lines.append(f"findings: {summary.episodes} in all, still open: {shown}")
+    elif summary.episodes:
+        lines.append(f"findings: {summary.episodes} in all, none open")
     lines += [
         f"unknown transition {old} -> {new}: {count} times; please report it"
         for (old, new), count in summary.unknown_transitions.items()

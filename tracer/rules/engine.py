@@ -1,0 +1,204 @@
+"""The engine: asks the rules at ticks of event time, and turns their sightings into episodes. Pure.
+
+Ticks. Time is what the trace says it is: the largest time stamp or clock mark so far. The rules are asked at the end of every
+cell of TICK_NS in which something happened, and at every whole second for QUIET_NS after it, so that silence is judged too;
+after that only when an episode is due to end. A tick comes before the first event that lies behind it. All of that depends on
+the trace alone, not on how it was read: the same findings with the same times for every cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tracer.connections import Connections
+from tracer.events import FIELD_FLAGS, EventFlag, Events
+from tracer.findings import Finding, FindingState, Severity
+from tracer.rules.rule import Answer, Over, Rule, Sighting
+from tracer.rules.view import Ended, View
+
+TICK_NS = 250_000_000
+SECOND_NS = 1_000_000_000
+QUIET_NS = 330 * SECOND_NS
+"""Longer than any rule waits for something that does not come (textbook/token-aging: 270 s; the default token: 300 s)."""
+UPDATE_NS = 30 * SECOND_NS
+"""An episode that goes on is told of again this often, and when its severity or confidence changes."""
+CONFIDENCE_STEP = 0.1
+LOSS_WEAKENS = 0.7
+EPISODES_MAX = 10_000
+_FLAG_OF = {name: EventFlag(flag) for name, flag in FIELD_FLAGS.items()}
+
+
+class Engine:
+    """Runs rules over one trace.
+
+    Attributes:
+        rules: in the order in which they are asked.
+        suppressed: sightings that were not followed up because too many episodes were open.
+        worst: the highest severity that a finding ever had; None without a finding.
+    """
+
+    def __init__(self, rules: Iterable[Rule[Any]], view: View) -> None:
+        self.rules = tuple(rules)
+        self.suppressed = 0
+        self.worst: Severity | None = None
+        self._view = view
+        self._cell_ns = -1  # the end of the cell with the latest event; -1: it was judged
+        self._quiet_until_ns = -1
+        self._judged_ns = -1
+        self._open: dict[tuple[str, Any], tuple[Sighting, Finding]] = {}
+        self._episodes = 0
+        self._flags = 0
+        self._withheld: dict[str, int] = {}
+
+    @property
+    def open(self) -> list[Finding]:
+        """The episodes that are open now, as last told, in the order of their opening."""
+        return sorted((finding for _, finding in self._open.values()), key=lambda finding: finding.episode)
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes there were so far, the benign ones included."""
+        return self._episodes
+
+    def observe(self, events: Events, ended: Connections, reached_ns: int) -> None:
+        """Take a piece that lies in one cell, between two ticks; `reached_ns` is the largest time so far."""
+        if len(events):
+            self._cell_ns = (reached_ns // TICK_NS + 1) * TICK_NS
+            self._flags |= int(np.bitwise_or.reduce(events["flags"]))
+        self._view.note(events, ended)
+        for rule in self.rules:
+            rule.observe(events, ended, self._view)
+
+    def due_ns(self) -> int | None:
+        """The earliest time at which the rules should be asked again; None: not before something happens."""
+        due = [] if self._cell_ns < 0 else [self._cell_ns]
+        if self._judged_ns >= 0 and self._cell_ns < 0:
+            if self._judged_ns < self._quiet_until_ns:
+                due.append((self._judged_ns // SECOND_NS + 1) * SECOND_NS)
+            due += [_expiry_ns(sighting) for sighting, _ in self._open.values()]
+        return min(due) if due else None
+
+    def advance(self, now_ns: int) -> list[Finding]:
+        """Judge at every tick up to and including `now_ns`."""
+        found: list[Finding] = []
+        while (due_ns := self.due_ns()) is not None and due_ns <= now_ns:
+            found += self._tick(due_ns)
+        return found
+
+    def close(self) -> list[Finding]:
+        """Judge what happened since the last tick; the trace is over. Open episodes stay open."""
+        return self._tick(self._cell_ns) if self._cell_ns >= 0 else []
+
+    def abstained(self) -> list[tuple[str, str]]:
+        """(rule, reason) of the rules that could not judge, or withheld something."""
+        found = []
+        for rule in self.rules:
+            reason = self._unable(rule)
+            if reason is None and rule.id in self._withheld:
+                reason = f"events were lost: {self._withheld[rule.id]} sightings that rest on what was not seen were withheld"
+            if reason is not None:
+                found.append((rule.id, reason))
+        return found
+
+    def _unable(self, rule: Rule[Any]) -> str | None:
+        if self._view.resolution_ns > rule.resolution_ns_max:
+            have_s, need_s = self._view.resolution_ns / 1e9, rule.resolution_ns_max / 1e9
+            return f"times are exact to {have_s:g} s; it needs {need_s:g} s"
+        missing = [name for name in rule.needs if not self._flags & _FLAG_OF[name]]
+        if missing and self._flags:
+            return f"the trace has no {', '.join(missing)}"
+        return None
+
+    def _tick(self, now_ns: int) -> list[Finding]:
+        view = self._view
+        if self._cell_ns >= 0 and now_ns >= self._cell_ns:
+            self._quiet_until_ns = self._cell_ns + QUIET_NS
+            self._cell_ns = -1
+        self._judged_ns = now_ns
+        view.begin_tick(now_ns)
+        found: list[Finding] = []
+        for rule in self.rules:
+            if self._unable(rule) is None:
+                for answer in rule.judge(view):
+                    found += self._take(rule, answer)
+        found += self._expire(now_ns)
+        view.visits.settle()
+        return found
+
+    def _take(self, rule: Rule[Any], answer: Answer) -> list[Finding]:
+        key = (rule.id, answer.key)
+        known = self._open.get(key)
+        if isinstance(answer, Over):
+            if known is None:
+                return []
+            del self._open[key]
+            _, finding = known
+            self._view.ended.append(Ended(rule.id, finding.endpoint_id, finding.started_ns, answer.at_ns, answer.recovered))
+            return [self._closed(finding, answer.at_ns)]
+        if known is None:
+            return self._begin(rule, key, answer)
+        sighting, finding = known
+        answer = replace(answer, started_ns=min(answer.started_ns, sighting.started_ns))
+        changed = self._told(rule, answer, finding.episode, finding.detected_ns, FindingState.UPDATE)
+        self._open[key] = (answer, finding)
+        grown = abs(changed.confidence - finding.confidence) >= CONFIDENCE_STEP or changed.severity != finding.severity
+        if not grown and (answer.seen_ns <= sighting.seen_ns or self._view.now_ns - finding.at_ns < UPDATE_NS):
+            return []
+        self._open[key] = (answer, changed)
+        return [changed]
+
+    def _begin(self, rule: Rule[Any], key: tuple[str, Any], sighting: Sighting) -> list[Finding]:
+        if _expiry_ns(sighting) <= self._view.now_ns:
+            return []
+        if sighting.absence and self._view.lost(sighting.started_ns):
+            self._withheld[rule.id] = self._withheld.get(rule.id, 0) + 1
+            return []
+        if len(self._open) >= EPISODES_MAX:
+            self.suppressed += 1
+            return []
+        self._episodes += 1
+        finding = self._told(rule, sighting, self._episodes, self._view.now_ns, FindingState.OPEN)
+        self._open[key] = (sighting, finding)
+        return [finding]
+
+    def _told(self, rule: Rule[Any], sighting: Sighting, episode: int, detected_ns: int, state: FindingState) -> Finding:
+        self.worst = sighting.severity if self.worst is None else max(self.worst, sighting.severity)
+        lost = self._view.lost(sighting.started_ns)
+        evidence = sighting.evidence | ({"lost_events": lost} if lost else {})
+        return Finding(
+            rule.id,
+            episode,
+            state,
+            sighting.severity,
+            round(sighting.confidence * (LOSS_WEAKENS if lost else 1.0), 3),
+            sighting.endpoint_id,
+            sighting.started_ns,
+            detected_ns,
+            -1,
+            self._view.now_ns,
+            sighting.summary,
+            evidence,
+            sighting.suspects,
+            sighting.advice,
+            rule.benign,
+        )
+
+    def _expire(self, now_ns: int) -> list[Finding]:
+        over = [key for key, (sighting, _) in self._open.items() if _expiry_ns(sighting) <= now_ns]
+        found = []
+        for key in over:
+            sighting, finding = self._open.pop(key)
+            found.append(self._closed(finding, sighting.seen_ns))
+        return found
+
+    def _closed(self, finding: Finding, ended_ns: int) -> Finding:
+        ended_ns = max(ended_ns, finding.started_ns)
+        return replace(finding, state=FindingState.CLOSED, ended_ns=ended_ns, at_ns=self._view.now_ns)
+
+
+def _expiry_ns(sighting: Sighting) -> int:
+    return sighting.seen_ns + sighting.hold_ns

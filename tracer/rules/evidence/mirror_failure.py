@@ -1,0 +1,125 @@
+"""evidence: `mirror-failure`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tracer.findings import Severity
+from tracer.roles import Role
+from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcome
+from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
+from tracer.rules.thresholds import Thresholds, threshold
+from tracer.rules.view import View
+from tracer.visits import Client, Visit
+
+_FAILING = (Outcome.FAILED, Outcome.REFUSED, Outcome.TERSE)
+_PENDING_MAX = 4096
+
+
+@dataclass(frozen=True)
+class MirrorFailureThresholds(Thresholds):
+    """Numbers of the rule `mirror-failure`."""
+
+    follow_s: float = threshold(3.0, 0.1, 120, "the client opens the next endpoint so soon after the mirror failed")
+    download_s: float = threshold(60, 1, 600, "and downloads from it within this")
+    hold_s: float = threshold(120, 1, 3600, "over when nothing more was seen for so long")
+
+
+class MirrorFailure(Rule[MirrorFailureThresholds]):
+    """A mirror fails, and clients fall through to the next endpoint.
+
+    Finds: an endpoint that fails or answers next to nothing, after which the same client at once opens another endpoint and
+        downloads from that; and mirrors that fail one after the other with nothing served by any.
+    Matters: pulls still work, so nobody notices, but each now counts against the upstream's quota and takes longer.
+    Needs: openings with their owner; payload bytes. That an endpoint is a mirror may be said in the configuration (`[roles]`):
+        then a mirror that answers with longer errors is known too.
+    Parameters: follow_s, download_s, hold_s.
+    Cannot tell apart: a mirror that is down from one whose upstream is (unless it refuses connections); without roles, a
+        mirror that answers with a long error from a registry that redirects to where its blobs are.
+    """
+
+    id: ClassVar[str] = "mirror-failure"
+    Settings = MirrorFailureThresholds
+    needs = ("bytes_received",)
+
+    def __init__(self, settings: MirrorFailureThresholds) -> None:
+        super().__init__(settings)
+        self._pending: OrderedDict[tuple[Any, int], tuple[Client, Visit]] = OrderedDict()
+        self._counts: dict[int, int] = {}
+
+    def judge(self, view: View) -> Iterable[Answer]:
+        """See `Rule`."""
+        for client in view.judged:
+            owner = client.owner
+            if view.role(owner.endpoint_id) in (Role.AUTH, Role.BLOB):
+                continue
+            latest = next(visit for visit in reversed(client.visits) if visit.outcome is not None)
+            if latest.received_max > ERROR_MAX_BYTES:
+                self._counts.pop(owner.endpoint_id, None)
+                yield Over(owner.endpoint_id, latest.last_end_ns, "it is downloaded from again")
+            elif latest.outcome in _FAILING or view.role(owner.endpoint_id) is Role.MIRROR:
+                self._pending[owner, latest.start_ns] = (client, latest)
+        while len(self._pending) > _PENDING_MAX:
+            self._pending.popitem(last=False)
+        for key, (client, visit) in list(self._pending.items()):
+            found = self._next(view, client, visit)
+            if found is not None:
+                del self._pending[key]
+                yield self._sighting(view, client, visit, found)
+            elif view.now_ns > visit.start_ns + self.settings.download_s * SECOND_NS:
+                del self._pending[key]
+
+    def _next(self, view: View, client: Client, visit: Visit) -> tuple[Client, Visit] | None:
+        """Where the owner went and downloaded, or failed too if this is a mirror."""
+        until_ns = max(visit.last_end_ns, visit.last_open_ns) + int(self.settings.follow_s * SECOND_NS)
+        for other, other_visit in self._after(view, client, visit, until_ns):
+            if other_visit.received_max > ERROR_MAX_BYTES:
+                return other, other_visit
+            if view.role(client.owner.endpoint_id) is Role.MIRROR and other_visit.outcome is Outcome.FAILED:
+                return other, other_visit
+        return None
+
+    def _after(self, view: View, client: Client, visit: Visit, until_ns: int) -> Iterator[tuple[Client, Visit]]:
+        for other in view.visits.of(client.owner.cgroup_id, client.owner.comm):
+            role = view.role(other.owner.endpoint_id)
+            if other is client or role is Role.AUTH:
+                continue
+            for other_visit in other.visits:
+                if visit.start_ns < other_visit.start_ns <= until_ns:
+                    yield other, other_visit
+
+    def _sighting(self, view: View, client: Client, visit: Visit, found: tuple[Client, Visit]) -> Sighting:
+        endpoint_id = client.owner.endpoint_id
+        other, other_visit = found
+        self._counts[endpoint_id] = self._counts.get(endpoint_id, 0) + 1
+        served = other_visit.received_max > ERROR_MAX_BYTES
+        known = view.role(endpoint_id) is Role.MIRROR
+        refused = "refuses" if visit.outcome in _FAILING else "answers, but serves nothing"
+        how = "can't be reached" if visit.outcome is Outcome.FAILED else refused
+        label, next_label = view.label(endpoint_id), view.label(other.owner.endpoint_id)
+        end = f"clients go on to {next_label} and download from it" if served else f"{next_label} fails as well"
+        return Sighting(
+            key=endpoint_id,
+            endpoint_id=endpoint_id,
+            started_ns=visit.start_ns,
+            seen_ns=max(visit.last_end_ns, other_visit.start_ns),
+            hold_ns=int(self.settings.hold_s * SECOND_NS),
+            severity=Severity.WARNING if served else Severity.CRITICAL,
+            confidence=0.9 if known or visit.outcome is Outcome.FAILED else 0.75,
+            summary=f"{label} {how}: {end}",
+            advice=(
+                "repair the mirror (is it up? can it reach its upstream?); until then every pull counts against the upstream's quota"
+            ),
+            evidence={
+                "times": self._counts[endpoint_id],
+                "outcome": visit.outcome.name.lower() if visit.outcome is not None else None,
+                "received_max_bytes": visit.received_max if visit.received_max >= 0 else None,
+                "next_endpoint": next_label,
+                "next_received_bytes": other_visit.received_max if other_visit.received_max >= 0 else None,
+                "role_known": known,
+            },
+            suspects=view.suspect(client, visit.start_ns - 60 * SECOND_NS),
+        )

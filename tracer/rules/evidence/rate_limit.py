@@ -1,0 +1,199 @@
+"""evidence: `rate-limit`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tracer.clients import Family, family_of
+from tracer.findings import Severity
+from tracer.roles import Role
+from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, same_size
+from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
+from tracer.rules.thresholds import Thresholds, threshold
+from tracer.rules.tokens import has_token_server, refused_token
+from tracer.rules.view import View
+from tracer.text import bytes_text
+from tracer.visits import Client, Visit
+
+_ADVICE = (
+    "stop what repeats the request (see the suspects); log in, so that the limit of the account counts and not that of the "
+    "address; or pull through a mirror. Everybody behind this address shares its limit."
+)
+
+
+@dataclass(frozen=True)
+class RateLimitThresholds(Thresholds):
+    """Numbers of the rule `rate-limit`."""
+
+    attempts_min: int = threshold(3, 3, 32, "equal answers to one process, at growing or even distances")
+    pause_min_s: float = threshold(0.9, 0.1, 600, "shortest first pause between them")
+    factor_min: float = threshold(1.7, 1.1, 10, "least growth of a pause over the one before")
+    factor_max: float = threshold(3.5, 1.1, 20, "largest growth of a pause over the one before")
+    burst_min: int = threshold(4, 2, 64, "equal short answers within one visit of a client that repeats at once")
+    follow_s: float = threshold(2.0, 0.5, 60, "going on to another endpoint within this is no rate limit, but a fall-through")
+    hold_s: float = threshold(90, 1, 3600, "over when nothing more was seen for so long")
+
+    def problems(self) -> list[tuple[str, str]]:
+        """See `Thresholds`."""
+        return [("factor_max", "factor_max is below factor_min")] if self.factor_max < self.factor_min else []
+
+
+class RateLimit(Rule[RateLimitThresholds]):
+    """A registry refuses requests because there were too many of them.
+
+    Finds: one process that gets the same short answer again and again, at distances that double (containers/image after a
+        429) or are even (Retry-After); a burst of the same short answer (containerd); or requests that are answered with much
+        less than the same client's same requests ever were, with no download behind them.
+    Matters: pulls fail until the window of the limit has passed; containers/image says so only after 30 to 240 s.
+    Needs: payload bytes of connections that end; the growing distances need three attempts, the comparison two earlier answers.
+    Parameters: attempts_min, pause_min_s, factor_min, factor_max, burst_min, follow_s, hold_s.
+    Cannot tell apart: a 429 from another refusal of the same size, where neither the distances nor a token server tell;
+        `causes` in the evidence names what remains. A 429 on a connection that is kept and used again leaves no trace in TCP.
+    """
+
+    id: ClassVar[str] = "rate-limit"
+    Settings = RateLimitThresholds
+    needs = ("bytes_received", "bytes_acked")
+
+    def judge(self, view: View) -> Iterable[Answer]:
+        """See `Rule`."""
+        for client in view.judged:
+            if view.role(client.owner.endpoint_id) is Role.AUTH:
+                continue
+            yield from self._judge_client(view, client)
+
+    def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:
+        visits = [visit for visit in client.visits if visit.outcome is not None]
+        latest = visits[-1]
+        if latest.outcome is Outcome.SERVED and not latest.shrunk and not self._repeats(visits):
+            if latest.received_max > ERROR_MAX_BYTES:
+                yield Over(client.owner, latest.last_end_ns, f"{bytes_text(latest.received_max)} were downloaded")
+            return
+        family = family_of(client.owner.comm)
+        for found in (self._backoff(visits, family), self._burst(latest, family), self._shrunk(view, client, visits)):
+            if found is not None:
+                yield self._sighting(view, client, *found)
+                return
+
+    def _repeats(self, visits: list[Visit]) -> bool:
+        """Whether the last visits, of one process, had an exchange in common that was no download."""
+        last = visits[-self.settings.attempts_min :]
+        return len(last) == self.settings.attempts_min and _common(last) is not None
+
+    def _backoff(self, visits: list[Visit], family: Family) -> tuple[Visit, float, str, dict[str, Any]] | None:
+        last = visits[-self.settings.attempts_min :]
+        if len(last) < self.settings.attempts_min:
+            return None
+        answer = _common(last)
+        if answer is None or any(visit.received_max > ERROR_MAX_BYTES for visit in last[1:]):
+            return None
+        pauses = [later.start_ns - earlier.last_open_ns for earlier, later in zip(last[:-1], last[1:], strict=True)]
+        if pauses[0] < self.settings.pause_min_s * SECOND_NS:
+            return None
+        factors = [later / earlier for earlier, later in zip(pauses[:-1], pauses[1:], strict=True)]
+        shown = [round(pause / SECOND_NS, 3) for pause in pauses]
+        evidence = {"answer_bytes": answer[1], "request_bytes": answer[0], "pauses_s": shown, "pid": last[-1].pid}
+        if all(self.settings.factor_min <= factor <= self.settings.factor_max for factor in factors):
+            causes = {"rate-limit": 0.92, "other-refusal": 0.08} if family.backs_off else {"rate-limit": 0.6, "server-error": 0.4}
+            said = f"one process got the same {answer[1]} bytes {len(last)} times, at growing distances"
+            return last[0], causes["rate-limit"], said, evidence | {"causes": causes}
+        if family.backs_off and all(0.9 <= factor <= 1.1 for factor in factors):
+            causes = {"rate-limit": 0.85, "other-refusal": 0.15}
+            said = f"one process got the same {answer[1]} bytes {len(last)} times, {shown[-1]:g} s apart, as Retry-After would have it"
+            return last[0], causes["rate-limit"], said, evidence | {"causes": causes}
+        return None
+
+    def _burst(self, visit: Visit, family: Family) -> tuple[Visit, float, str, dict[str, Any]] | None:
+        if not family.bursts or not visit.one_process:
+            return None
+        counts: dict[tuple[int, int], int] = {}
+        for exchange in visit.exchanges:
+            if exchange[1] <= TERSE_MAX_BYTES:
+                counts[exchange] = counts.get(exchange, 0) + 1
+        if not counts or max(counts.values()) < self.settings.burst_min:
+            return None
+        (request, answer), count = max(counts.items(), key=lambda item: item[1])
+        said = f"one process got the same {answer} bytes {count} times at once; {family.name} repeats 408 and 429 like that"
+        causes = {"rate-limit": 0.8, "other-refusal": 0.2}
+        evidence = {"answer_bytes": answer, "request_bytes": request, "times": count, "pid": visit.pid, "causes": causes}
+        return visit, causes["rate-limit"], said, evidence
+
+    def _shrunk(self, view: View, client: Client, visits: list[Visit]) -> tuple[Visit, float, str, dict[str, Any]] | None:
+        latest = visits[-1]
+        refused = [visit for visit in reversed(visits) if visit.outcome is Outcome.REFUSED]
+        if latest.outcome is not Outcome.REFUSED and not latest.shrunk:
+            return None
+        row = 1
+        for earlier in reversed(visits[:-1]):
+            if earlier.outcome is not Outcome.REFUSED:
+                break
+            row += 1
+        if self._went_on(view, client, latest) or refused_token(view, client, latest):
+            return None
+        if latest.outcome is not Outcome.REFUSED and has_token_server(view, client):
+            return None  # in the middle of a pull: see token-expiry
+        terse = latest.received_min <= TERSE_MAX_BYTES
+        if not terse and row < self.settings.attempts_min:
+            return None  # larger than what a proxy says itself: a 404, a 401 or a smaller image as likely
+        likely = 0.6 if row < self.settings.attempts_min else 0.7
+        rest = 1 - likely
+        causes = {"rate-limit": likely, "server-error": round(rest * 0.6, 2), "other-refusal": round(rest * 0.4, 2)}
+        first = refused[min(row, len(refused)) - 1] if refused and latest.outcome is Outcome.REFUSED else latest
+        answer = min(latest.shrunk, key=lambda exchange: exchange[1]) if latest.shrunk else latest.exchanges[-1]
+        said = f"requests that used to get more got {answer[1]} bytes, {row} time{'s' if row > 1 else ''} in a row"
+        evidence = {"answer_bytes": answer[1], "request_bytes": answer[0], "attempts": row, "pid": latest.pid, "causes": causes}
+        return first, likely, said, evidence
+
+    def _went_on(self, view: View, client: Client, visit: Visit) -> bool:
+        """Whether the owner opened connections to another endpoint right after."""
+        until_ns = visit.last_open_ns + int(self.settings.follow_s * SECOND_NS)
+        return any(
+            visit.start_ns < other_visit.start_ns <= until_ns
+            for other in view.visits.of(client.owner.cgroup_id, client.owner.comm)
+            if other is not client and view.role(other.owner.endpoint_id) is not Role.AUTH
+            for other_visit in other.visits
+        )
+
+    def _sighting(
+        self, view: View, client: Client, first: Visit, confidence: float, said: str, evidence: dict[str, Any]
+    ) -> Sighting:
+        latest = client.visits[-1]
+        return Sighting(
+            key=client.owner,
+            endpoint_id=client.owner.endpoint_id,
+            started_ns=first.start_ns,
+            seen_ns=max(latest.last_end_ns, latest.last_open_ns),
+            hold_ns=int(self.settings.hold_s * SECOND_NS),
+            severity=Severity.CRITICAL if confidence >= 0.7 else Severity.WARNING,
+            confidence=confidence,
+            summary=f"{view.label(client.owner.endpoint_id)} refuses requests, probably for their number: {said}",
+            advice=_ADVICE,
+            evidence=evidence,
+            suspects=view.suspects([client.owner.endpoint_id], first.start_ns - 60 * SECOND_NS),
+            absence="at once" not in said and "distances" not in said,
+        )
+
+
+def _common(visits: list[Visit]) -> tuple[int, int] | None:
+    """An exchange that all visits of one process have in common and that was no download."""
+    if len({visit.pid for visit in visits}) > 1 or visits[-1].pid < 0 or not all(visit.one_process for visit in visits):
+        return None
+    for acked, received in visits[-1].exchanges:
+        if received > ERROR_MAX_BYTES:
+            continue
+        if all(
+            any(_same_request(acked, other[0]) and same_size(received, other[1]) for other in visit.exchanges)
+            for visit in visits[:-1]
+        ):
+            return acked, received
+    return None
+
+
+_CLOSE_NOTIFY_BYTES = 24
+"""A TLS client may or may not have sent its close_notify alert when the connection ended."""
+
+
+def _same_request(one: int, other: int) -> bool:
+    return abs(one - other) <= _CLOSE_NOTIFY_BYTES

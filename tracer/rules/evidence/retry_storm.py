@@ -1,0 +1,166 @@
+"""evidence: `retry-storm`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tracer.cadence import Cadence, Rhythm, latest_cadence
+from tracer.clients import Family, family_of
+from tracer.findings import Severity
+from tracer.lifecycle import REASON_NAMES
+from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcome
+from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
+from tracer.rules.thresholds import Thresholds, threshold
+from tracer.rules.view import View
+from tracer.text import bytes_text, comm_text, printable
+from tracer.visits import Client, Visit
+
+_FRUITLESS = (Outcome.FAILED, Outcome.REFUSED, Outcome.TERSE)
+
+
+@dataclass(frozen=True)
+class RetryStormThresholds(Thresholds):
+    """Numbers of the rule `retry-storm`."""
+
+    attempts_min: int = threshold(5, 4, 32, "attempts in a row that failed, with a rhythm")
+    engine_attempts_min: int = threshold(8, 4, 64, "attempts in a row of a pull engine that brought nothing, with an even rhythm")
+    engine_period_max_s: float = threshold(15, 1, 600, "longest period of a pull engine that brings nothing")
+    period_max_s: float = threshold(400, 1, 3600, "longest pause between attempts; kubelet's is 300 s")
+    failed_share: float = threshold(0.8, 0.1, 1, "least share of the attempts that failed for certain")
+    hold_periods: float = threshold(4, 1, 100, "over when nothing more was seen for so many periods")
+
+
+class RetryStorm(Rule[RetryStormThresholds]):
+    """Somebody tries again and again, and never gets anything.
+
+    Finds: attempts of one program at one endpoint in an even, linearly or exponentially growing rhythm that fail (refused,
+        timed out, reset, or answered with next to nothing); or a pull engine (dockerd, containerd, kubelet, CRI-O, BuildKit)
+        that asks in an even, short rhythm and never downloads, as for a service that is restarted because its mount fails.
+    Matters: it burns the quota of everybody behind the same address; each host alone looks mild.
+    Needs: openings with their owner; payload bytes, for attempts that reach the registry.
+    Parameters: attempts_min, engine_attempts_min, engine_period_max_s, period_max_s, failed_share, hold_periods.
+    Cannot tell apart: a restart loop from a monitor that was built on the same engine; why the attempts fail (see the other
+        findings at the endpoint). A program other than an engine that looks at a tag every second and gets its answer is none.
+    """
+
+    id: ClassVar[str] = "retry-storm"
+    Settings = RetryStormThresholds
+    resolution_ns_max = SECOND_NS
+
+    def judge(self, view: View) -> Iterable[Answer]:
+        """See `Rule`."""
+        for client in view.judged:
+            yield from self._judge_client(view, client)
+
+    def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:
+        visits = [visit for visit in client.visits if visit.outcome is not None]
+        if visits[-1].received_max > ERROR_MAX_BYTES:
+            yield Over(client.owner, visits[-1].last_end_ns, f"{bytes_text(visits[-1].received_max)} were downloaded")
+            return
+        run: list[Visit] = []
+        for visit in reversed(visits):
+            if visit.received_max > ERROR_MAX_BYTES or visit.outcome is Outcome.UNKNOWN:
+                break
+            run.insert(0, visit)
+        failing = sum(visit.outcome in _FRUITLESS for visit in run[-self.settings.attempts_min :])
+        family = family_of(client.owner.comm)
+        failed = len(run) >= self.settings.attempts_min and failing >= self.settings.failed_share * self.settings.attempts_min
+        idle_engine = family.engine and len(run) >= self.settings.engine_attempts_min
+        if not failed and not idle_engine:
+            return
+        found = latest_cadence(np.array([visit.start_ns for visit in run], np.int64))
+        if found.rhythm is Rhythm.NONE or not 0 < found.period_ns <= self.settings.period_max_s * SECOND_NS:
+            return
+        if not failed and (found.rhythm is not Rhythm.FIXED or found.period_ns > self.settings.engine_period_max_s * SECOND_NS):
+            return
+        yield self._sighting(view, client, run, found, family, failed)
+
+    def _sighting(self, view: View, client: Client, run: list[Visit], found: Cadence, family: Family, failed: bool) -> Sighting:
+        owner = client.owner
+        new_process = len({visit.pid for visit in run}) > len(run) // 2
+        likely = likely_client(found, family, new_process)
+        period_s = found.period_ns / SECOND_NS
+        outcome = _outcome_text(run, failed)
+        longest_ns = max(later.start_ns - earlier.start_ns for earlier, later in zip(run[:-1], run[1:], strict=True))
+        return Sighting(
+            key=owner,
+            endpoint_id=owner.endpoint_id,
+            started_ns=run[0].start_ns,
+            seen_ns=run[-1].last_open_ns,
+            hold_ns=int(max(10 * SECOND_NS, self.settings.hold_periods * longest_ns)),
+            severity=Severity.CRITICAL if failed else Severity.WARNING,
+            confidence=0.9 if failed else 0.7,
+            summary=(
+                f"{printable(comm_text(owner.comm)) or 'an unknown process'} tries {view.label(owner.endpoint_id)} "
+                f"{_rhythm_text(found)}, {len(run)} times so far, {outcome}"
+            ),
+            advice=(
+                "find what restarts it and stop that first (a service whose start fails, a pod in back-off, a loop in a script); "
+                "waiting does not help, and every attempt counts against the quota"
+            ),
+            evidence={
+                "attempts": len(run),
+                "rhythm": found.rhythm.value,
+                "period_s": round(period_s, 4),
+                "factor": round(found.factor, 2),
+                "step_s": round(found.step_ns / SECOND_NS, 3),
+                "likely_client": likely,
+                "new_process_each_time": new_process,
+                "outcomes": _tally(run),
+            },
+            suspects=view.suspects([owner.endpoint_id], run[0].start_ns, lambda other: other is client),
+        )
+
+
+def _tally(run: list[Visit]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for visit in run:
+        name = visit.outcome.name.lower() if visit.outcome is not None else "open"
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+def _outcome_text(run: list[Visit], failed: bool) -> str:
+    if not failed:
+        return "and never downloads anything"
+    reasons = np.sum([visit.reasons for visit in run], axis=0)
+    common = REASON_NAMES[int(np.argmax(reasons))]
+    if all(visit.outcome is Outcome.FAILED for visit in run):
+        return f"and fails each time ({common})"
+    return "and is refused each time"
+
+
+def _rhythm_text(found: Cadence) -> str:
+    period_s = found.period_ns / SECOND_NS
+    if found.rhythm is Rhythm.FIXED:
+        return f"every {period_s:.3g} s"
+    if found.rhythm is Rhythm.LINEAR:
+        return f"after {period_s:.3g} s, then {found.step_ns / SECOND_NS:.3g} s later each time"
+    return f"after {period_s:.3g} s, then {found.factor:.2g} times later each time"
+
+
+def likely_client(found: Cadence, family: Family, new_process: bool) -> dict[str, Any]:
+    """Who tries like that, as far as rhythm and process tell, and why.
+
+    Sources: kubelet imageBackOffPeriod 10 s doubling to 300 s; swarmkit's default restart delay 5 s; moby's layer retries 5,
+    10, 15, 20 s; containers/image 2, 4, 8, 16 s.
+    """
+    period_s = found.period_ns / SECOND_NS
+    if found.rhythm is Rhythm.EXPONENTIAL:
+        if period_s >= 7:
+            return {"name": "kubelet", "why": "distances that double from 10 s"}
+        return {"name": "containers/image", "why": "distances that double from 2 s"}
+    if found.rhythm is Rhythm.LINEAR:
+        return {"name": "dockerd", "why": "layers are tried again 5 s later each time"}
+    if new_process and not family.engine:
+        return {"name": "shell loop", "why": "a new process each time, at an even distance"}
+    if family.name == "dockerd":
+        why = "Swarm's default delay is 5 s" if 4 <= period_s <= 7 else "an even distance, as of a service that is restarted"
+        return {"name": "Swarm", "why": why}
+    if 250 <= period_s <= 350:
+        return {"name": "kubelet", "why": "its longest back-off is 300 s"}
+    return {"name": family.name, "why": "an even distance, one process"}

@@ -1,0 +1,90 @@
+"""evidence: `slow-consumer`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tracer.connections import Connections
+from tracer.events import Events, TcpState
+from tracer.findings import Severity
+from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.thresholds import Thresholds, threshold
+from tracer.rules.view import View, rows_suspects
+from tracer.text import bytes_text
+
+_KEPT = 256
+
+
+@dataclass(frozen=True)
+class SlowConsumerThresholds(Thresholds):
+    """Numbers of the rule `slow-consumer`."""
+
+    unread_min_bytes: int = threshold(1024, 65, 1 << 40, "not yet read when the other side had closed; TLS alone leaves up to 64")
+    wait_s: float = threshold(5, 0.5, 3600, "in CLOSE_WAIT for so long with it")
+    hold_s: float = threshold(10, 1, 3600, "over when nothing more was seen for so long")
+
+
+class SlowConsumer(Rule[SlowConsumerThresholds]):
+    """The registry has sent everything and closed; this side does not read it.
+
+    Finds: connections in CLOSE_WAIT for wait_s that had unread bytes when the other side closed.
+    Matters: it is no fault of the registry: a slow disk, an unpacker that is behind, or a program that forgot the connection.
+    Needs: unread bytes at the FIN.
+    Parameters: unread_min_bytes, wait_s, hold_s.
+    Cannot tell apart: a consumer that is slow from one that leaked the connection, until it goes on for minutes.
+    """
+
+    id: ClassVar[str] = "slow-consumer"
+    Settings = SlowConsumerThresholds
+    needs = ("unread_bytes",)
+
+    def __init__(self, settings: SlowConsumerThresholds) -> None:
+        super().__init__(settings)
+        self._ended: list[Connections] = []
+
+    def observe(self, events: Events, ended: Connections, view: View) -> None:
+        """See `Rule`."""
+        waited = ended["state_ns"][:, TcpState.CLOSE_WAIT] >= self.settings.wait_s * SECOND_NS
+        rows = ended[waited & (ended["unread_bytes"] >= self.settings.unread_min_bytes)]
+        self._ended += [row.reshape(1) for row in rows[: _KEPT - len(self._ended)]]
+
+    def judge(self, view: View) -> Iterable[Answer]:
+        """See `Rule`."""
+        rows = view.open
+        since_ns = rows["state_ns"][:, TcpState.ESTABLISHED] + rows["established_ns"]
+        waiting = (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0)
+        waiting &= rows["state_ns"][:, TcpState.ESTABLISHED] >= 0
+        waiting &= view.now_ns - since_ns >= self.settings.wait_s * SECOND_NS
+        waiting &= rows["unread_bytes"] >= self.settings.unread_min_bytes
+        found = np.concatenate([*self._ended, rows[waiting][:_KEPT]])
+        self._ended = []
+        for endpoint_id in np.unique(found["endpoint_id"]).tolist():
+            own = found[found["endpoint_id"] == endpoint_id]
+            started_ns = int((own["established_ns"] + own["state_ns"][:, TcpState.ESTABLISHED]).min())
+            still = bool((own["closed_ns"] < 0).any())
+            seen_ns = view.now_ns if still else int(own["closed_ns"].max())
+            unread = int(own["unread_bytes"].max())
+            yield Sighting(
+                key=endpoint_id,
+                endpoint_id=endpoint_id,
+                started_ns=started_ns,
+                seen_ns=seen_ns,
+                hold_ns=int(self.settings.hold_s * SECOND_NS),
+                severity=Severity.NOTICE,
+                confidence=0.9,
+                summary=(
+                    f"this side is slow, not {view.label(endpoint_id)}: {len(own)} connection{'s' if len(own) > 1 else ''} "
+                    f"closed by it {(seen_ns - started_ns) / SECOND_NS:.0f} s ago with up to {bytes_text(unread)} not yet read"
+                ),
+                advice="look at the disk and at what unpacks the layers; if it goes on for minutes, the program has leaked them",
+                evidence={
+                    "connections": len(own),
+                    "unread_max_bytes": unread,
+                    "waiting_s": round((seen_ns - started_ns) / SECOND_NS, 1),
+                },
+                suspects=rows_suspects(own, seen_ns - started_ns),
+            )

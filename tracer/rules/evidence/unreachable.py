@@ -1,0 +1,117 @@
+"""evidence: `unreachable`."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tracer.connections import Connections
+from tracer.events import Events, TcpState
+from tracer.findings import Severity
+from tracer.lifecycle import REASON_NAMES, CloseReason
+from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
+from tracer.rules.thresholds import Thresholds, threshold
+from tracer.rules.view import View, rows_suspects
+from tracer.text import address_text
+
+_KEPT = 256
+_ENDPOINTS_MAX = 4096
+
+
+@dataclass(frozen=True)
+class UnreachableThresholds(Thresholds):
+    """Numbers of the rule `unreachable`."""
+
+    syn_sent_s: float = threshold(
+        3.0, 0.5, 300, "a handshake that takes so long gets no answer (the SYN was sent again after 1 s)"
+    )
+    hold_s: float = threshold(60, 1, 3600, "over when nothing more was seen for so long")
+
+
+class Unreachable(Rule[UnreachableThresholds]):
+    """Connections get no answer to their SYN.
+
+    Finds: connections in SYN_SENT for syn_sent_s, or that ended there after so long; connections that ended with a time-out or
+        an ICMP error before they were established.
+    Matters: a client waits 15 to 150 s before it says anything, and then says "timeout".
+    Needs: transitions; samples or later events, so that time passes.
+    Parameters: syn_sent_s, hold_s.
+    Cannot tell apart: a firewall that drops from a host that is down or a route that leads nowhere; a name that does not
+        resolve makes no connection and is not seen at all.
+    """
+
+    id: ClassVar[str] = "unreachable"
+    Settings = UnreachableThresholds
+
+    def __init__(self, settings: UnreachableThresholds) -> None:
+        super().__init__(settings)
+        self._ended: OrderedDict[int, list[Connections]] = OrderedDict()  # by endpoint, those not yet told of
+        self._known: OrderedDict[int, int] = OrderedDict()  # endpoints that were told of, with the latest evidence
+
+    def observe(self, events: Events, ended: Connections, view: View) -> None:
+        """See `Rule`."""
+        reason = ended["close_reason"]
+        failed = np.isin(reason, (CloseReason.TIMEOUT, CloseReason.UNREACHABLE)) & (ended["established_ns"] < 0)
+        gave_up = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
+        rows = ended[failed & (ended["state_ns"][:, TcpState.ESTABLISHED] < 0) | gave_up]
+        for row in rows[:_KEPT]:
+            self._ended.setdefault(int(row["endpoint_id"]), []).append(row.reshape(1))
+
+    def judge(self, view: View) -> Iterable[Answer]:
+        """See `Rule`."""
+        found, self._ended = self._ended, OrderedDict()
+        waiting = self._waiting(view)
+        for endpoint_id in sorted(set(found) | set(waiting["endpoint_id"].tolist())):
+            rows = np.concatenate([*found.get(endpoint_id, []), waiting[waiting["endpoint_id"] == endpoint_id]])
+            yield from self._endpoint(view, endpoint_id, rows)
+        yield from self._recovered(view, set(waiting["endpoint_id"].tolist()))
+
+    def _waiting(self, view: View) -> Connections:
+        rows = view.open
+        since_ns = view.now_ns - int(self.settings.syn_sent_s * SECOND_NS)
+        late = (rows["last_state"] == TcpState.SYN_SENT) & (rows["opened_ns"] >= 0) & (rows["opened_ns"] <= since_ns)
+        return rows[late][:_KEPT]
+
+    def _endpoint(self, view: View, endpoint_id: int, rows: Connections) -> Iterator[Answer]:
+        started_ns = int(rows["opened_ns"].min())
+        seen_ns = int(np.where(rows["closed_ns"] >= 0, rows["closed_ns"], view.now_ns).max())
+        answered = view.established_ns.get(endpoint_id, -1) > started_ns
+        addresses = sorted({address_text(row.tobytes()) or "?" for row in rows["raddr"]})
+        ended = rows["close_reason"][rows["close_reason"] != CloseReason.OPEN]
+        reasons = {REASON_NAMES[reason]: int((ended == reason).sum()) for reason in np.unique(ended)}
+        some = "some connections" if answered else "connections"
+        yield Sighting(
+            key=endpoint_id,
+            endpoint_id=endpoint_id,
+            started_ns=started_ns,
+            seen_ns=seen_ns,
+            hold_ns=int(self.settings.hold_s * SECOND_NS),
+            severity=Severity.WARNING if answered else Severity.CRITICAL,
+            confidence=0.75 if answered else 0.95,
+            summary=f"{view.label(endpoint_id)} does not answer: {some} to {', '.join(addresses[:3])} get no handshake",
+            advice="look at routes, firewalls and the host itself; try the address from another host; use a mirror meanwhile",
+            evidence={
+                "waiting": int((rows["close_reason"] == CloseReason.OPEN).sum()),
+                "ended": reasons,
+                "addresses": addresses[:10],
+                "longest_s": round(float((seen_ns - rows["opened_ns"]).max()) / SECOND_NS, 3),
+                "syn_retransmits": int(rows["retransmits"].max()) if (rows["retransmits"] >= 0).any() else None,
+                "others_connect": bool(answered),
+            },
+            suspects=rows_suspects(rows, seen_ns - started_ns),
+        )
+        self._known.pop(endpoint_id, None)
+        self._known[endpoint_id] = max(seen_ns, started_ns)
+        while len(self._known) > _ENDPOINTS_MAX:
+            self._known.popitem(last=False)
+
+    def _recovered(self, view: View, waiting: set[int]) -> Iterator[Answer]:
+        for endpoint_id, seen_ns in list(self._known.items()):
+            established_ns = view.established_ns.get(endpoint_id, -1)
+            if established_ns > seen_ns and endpoint_id not in waiting:
+                del self._known[endpoint_id]
+                yield Over(endpoint_id, established_ns, "a connection was established")

@@ -1,0 +1,132 @@
+"""Outcomes: what a visit came to, told by how much was received for how large a request. Pure.
+
+What an answer said can't be seen, but an HTTP client sends the same request again with the same number of bytes, and is
+answered with the same number. So a client's own past tells what a request is normally worth; an answer much smaller than that,
+with no download behind it, is a refusal. Without a past only very short answers tell.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import IntEnum
+
+from tracer.cadence import Owner
+from tracer.lifecycle import CloseReason
+from tracer.visits import VISIT_GAP_NS, Client, Visit
+
+TERSE_MAX_BYTES = 320
+"""A manifest can't be answered in less: distribution's headers alone take 393 bytes with a digest, its 401 and 404 more than
+330. What a proxy says itself (HAProxy's 429: 132 to 222 bytes, measured) can."""
+ERROR_MAX_BYTES = 16_384
+"""An answer with an error in it, a TLS handshake with certificates included (4 to 6 kB usually); layers are larger."""
+SHRUNK = 0.75
+"""A refusal is smaller than the usual answer by at least this factor; headers that vary stay within it."""
+KNOWN_MIN = 2
+"""So many answers make a request's answer known."""
+DOWNLOADS_MIN = 2
+"""So many visits that all brought a download make a client one that downloads."""
+_REQUESTS_KEPT = 64
+_HANDSHAKE_MIN_BYTES, _SMALLEST_ANSWER_BYTES = 700, 150
+"""Where no answer was ever smaller than a TLS server's handshake, the smallest one is taken for a handshake and an empty answer."""
+_DROP_BYTES, _DROP_TLS_BYTES = 40, 100
+"""An answer shrinks by more than the numbers in it do; under TLS, by more than close_notify and session tickets."""
+_CLIENTS_KEPT = 8192
+
+
+class Outcome(IntEnum):
+    """What a visit came to."""
+
+    UNKNOWN = 0  # sizes are not known, or nothing to compare them with
+    SERVED = 1  # something large came, or the usual answers
+    REFUSED = 2  # a request got much less than it usually does, and nothing large came
+    TERSE = 3  # nothing but very short answers, and no past to compare with
+    FAILED = 4  # no connection was established, or all were reset
+
+
+def same_size(one: int, other: int) -> bool:
+    """Whether two answers are the same but for numbers in headers and signatures in handshakes: 8 bytes or 1 %."""
+    return abs(one - other) <= max(8, 0.01 * max(one, other))
+
+
+class Outcomes:
+    """Judges visits once they are over and no connection can join them any more, in the order in which they end."""
+
+    def __init__(self) -> None:
+        self._memory: OrderedDict[Owner, _Memory] = OrderedDict()
+        self._pending: dict[Owner, Client] = {}
+
+    def judge(self, touched: dict[Owner, Client], now_ns: int) -> list[Client]:
+        """Judge what can be judged now; the clients of which a visit was judged."""
+        self._pending |= touched
+        judged = []
+        for owner, client in list(self._pending.items()):
+            waiting = [visit for visit in client.visits if visit.outcome is None]
+            ready = [visit for visit in waiting if visit.over and now_ns - visit.last_open_ns > VISIT_GAP_NS]
+            if ready:
+                memory = self._remembered(owner)
+                for visit in ready:
+                    visit.outcome = memory.judge(visit)
+                judged.append(client)
+            if len(ready) == len(waiting):
+                del self._pending[owner]
+        while len(self._memory) > _CLIENTS_KEPT:
+            self._memory.popitem(last=False)
+        while len(self._pending) > _CLIENTS_KEPT:
+            del self._pending[next(iter(self._pending))]
+        return judged
+
+    def _remembered(self, owner: Owner) -> _Memory:
+        memory = self._memory.pop(owner, None) or _Memory()
+        self._memory[owner] = memory
+        return memory
+
+
+class _Memory:
+    """What a client's requests are normally answered with: the least received and how often, by bytes sent."""
+
+    def __init__(self) -> None:
+        self._least: OrderedDict[int, tuple[int, int]] = OrderedDict()
+        self._smallest = -1  # of all answers so far
+        self.downloads = 0
+        self.served = 0
+
+    def judge(self, visit: Visit) -> Outcome:
+        visit.shrunk = [exchange for exchange in visit.exchanges if self._is_shrunk(*exchange)]
+        outcome = self._outcome(visit)
+        if outcome in (Outcome.SERVED, Outcome.UNKNOWN):
+            self.downloads += visit.received_max > ERROR_MAX_BYTES
+            self.served += 1
+            for acked, received in visit.exchanges:
+                if (acked, received) not in visit.shrunk:
+                    self._learn(acked, received)
+        return outcome
+
+    def _outcome(self, visit: Visit) -> Outcome:
+        if not visit.established or visit.reasons[CloseReason.RESET] == visit.ended:
+            return Outcome.FAILED
+        if not visit.sized:
+            return Outcome.UNKNOWN
+        if visit.received_max > ERROR_MAX_BYTES:
+            return Outcome.SERVED
+        if visit.shrunk:
+            return Outcome.REFUSED
+        if visit.received_max > TERSE_MAX_BYTES or visit.sized < visit.established or not visit.exchanges:
+            return Outcome.SERVED
+        if not self.served:
+            return Outcome.TERSE
+        # every visit brought a download until now; this one not even a manifest
+        always = self.downloads >= DOWNLOADS_MIN and self.downloads == self.served
+        return Outcome.REFUSED if always else Outcome.SERVED
+
+    def _is_shrunk(self, acked: int, received: int) -> bool:
+        least, count = self._least.get(acked, (0, 0))
+        handshake = self._smallest - _SMALLEST_ANSWER_BYTES if self._smallest > _HANDSHAKE_MIN_BYTES else 0
+        enough = least - received >= (_DROP_TLS_BYTES if handshake else _DROP_BYTES)
+        return count >= KNOWN_MIN and enough and received - handshake <= SHRUNK * (least - handshake)
+
+    def _learn(self, acked: int, received: int) -> None:
+        self._smallest = received if self._smallest < 0 else min(self._smallest, received)
+        least, count = self._least.pop(acked, (received, 0))
+        self._least[acked] = (min(least, received), count + 1)
+        if len(self._least) > _REQUESTS_KEPT:
+            self._least.popitem(last=False)

@@ -1,0 +1,189 @@
+"""What a user may set about rules, parsed from TOML. Pure: text in, settings out; errors name file, line and key.
+
+disabled = ["churn"]
+
+[roles]
+"registry.example:5000" = "mirror"
+
+[rate-limit]
+attempts_min = 4
+
+["textbook/rate-limit"]
+window_s = 30
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tracer.endpoints import parse_endpoint
+from tracer.errors import UsageError
+from tracer.roles import Role, parse_role
+from tracer.rules.catalogue import BY_ID, SETS, RuleClass
+from tracer.rules.rule import Rule
+from tracer.rules.thresholds import Thresholds, limits, wrong
+
+_TOP = ("disabled", "roles")
+
+
+@dataclass(frozen=True)
+class RuleSettings:
+    """Which rules run, with which thresholds, and what endpoints are for.
+
+    Attributes:
+        rule_set: key of `catalogue.SETS`.
+        thresholds: by rule id, those that differ from the defaults.
+        roles: by endpoint label, those that were said.
+        disabled: rule ids.
+        benign: whether rules run that find no faults.
+    """
+
+    rule_set: str = "evidence"
+    thresholds: dict[str, Thresholds] = field(default_factory=dict)
+    roles: dict[str, Role] = field(default_factory=dict)
+    disabled: frozenset[str] = frozenset()
+    benign: bool = False
+
+    def rules(self) -> list[Rule[Any]]:
+        """The rules of the set, new."""
+        wanted = (rule for rule in SETS[self.rule_set] if rule.id not in self.disabled)
+        return [rule(self.of(rule)) for rule in wanted if self.benign or not rule.benign]
+
+    def of(self, rule: RuleClass) -> Thresholds:
+        """The thresholds of one rule."""
+        return self.thresholds.get(rule.id) or rule.Settings()
+
+    def to_text(self) -> str:
+        """What differs from the defaults, for a capture's header, as JSON."""
+        found: dict[str, Any] = {}
+        for rule_id, thresholds in sorted(self.thresholds.items()):
+            defaults = limits(type(thresholds))
+            changed = {name: value for name, value in asdict(thresholds).items() if value != defaults[name][0]}
+            if changed:
+                found[rule_id] = changed
+        return json.dumps({"set": self.rule_set, "disabled": sorted(self.disabled), "thresholds": found})
+
+
+def parse_settings(text: str, name: str, rule_set: str = "evidence") -> RuleSettings:
+    """Settings from the text of a configuration file.
+
+    Args:
+        text: TOML.
+        name: of the file, for messages.
+        rule_set: which rules to run.
+
+    Raises:
+        UsageError: no TOML, an unknown rule or key, a value of another kind or out of range, thresholds that contradict.
+    """
+    try:
+        content = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{name} is no TOML: {error}") from error
+    lines = _Lines(text, name)
+    thresholds: dict[str, Thresholds] = {}
+    for key, value in content.items():
+        if key in _TOP:
+            continue
+        if key not in BY_ID:
+            raise lines.wrong(key, None, f"there is no rule {key!r}{_meant(key, [*BY_ID, *_TOP])}; 'regtrace rules' lists them")
+        if not isinstance(value, dict):
+            raise lines.wrong(None, key, f"{key} is a rule: write its thresholds below a line [{key}]")
+        thresholds[key] = _thresholds(BY_ID[key], value, lines)
+    return RuleSettings(rule_set, thresholds, _roles(content, lines), _disabled(content, lines))
+
+
+def _thresholds(rule: RuleClass, values: dict[str, Any], lines: _Lines) -> Thresholds:
+    allowed = limits(rule.Settings)
+    for name, value in values.items():
+        if name not in allowed:
+            known = ", ".join(allowed)
+            raise lines.wrong(rule.id, name, f"{name!r:.80} is no threshold of {rule.id}{_meant(name, allowed)}; it has {known}")
+        problem = wrong(name, value, *allowed[name])
+        if problem is not None:
+            raise lines.wrong(rule.id, name, problem)
+    made = rule.Settings(**values)
+    for name, problem in made.problems():
+        raise lines.wrong(rule.id, name if name in values else next(iter(values), name), problem)
+    return made
+
+
+def _roles(content: dict[str, Any], lines: _Lines) -> dict[str, Role]:
+    found = content.get("roles", {})
+    if not isinstance(found, dict):
+        raise lines.wrong(None, "roles", 'roles is a table: write [roles] and below it "HOST:PORT" = "auth"')
+    roles: dict[str, Role] = {}
+    for label, role in found.items():
+        try:
+            roles[parse_endpoint(label).label] = parse_role(role if isinstance(role, str) else repr(role))
+        except UsageError as error:
+            raise lines.wrong("roles", label, str(error)) from None
+    return roles
+
+
+def _disabled(content: dict[str, Any], lines: _Lines) -> frozenset[str]:
+    found = content.get("disabled", [])
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise lines.wrong(None, "disabled", 'disabled is a list of rule ids, as in disabled = ["churn"]')
+    for item in found:
+        if item not in BY_ID:
+            raise lines.wrong(
+                None, "disabled", f"there is no rule {item!r:.80}{_meant(item, BY_ID)}; 'regtrace rules' lists them"
+            )
+    return frozenset(found)
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word[:80], list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+class _Lines:
+    """Where keys are in a file: the parser does not tell."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._text = text.splitlines()
+        self._name = name
+
+    def wrong(self, section: str | None, key: str | None, what: str) -> UsageError:
+        return UsageError(f"{self._name}, line {self._number(section, key)}: {what}")
+
+    def _number(self, section: str | None, key: str | None) -> int:
+        """The line of a key in a section, or of the section's own line; as near as can be told."""
+        current: str | None = None
+        section_line = 1
+        for number, line in enumerate(self._text, 1):
+            header = re.match(r"\s*\[+\s*(?:\"([^\"]*)\"|'([^']*)'|([^\]]*?))\s*\]+", line)
+            if header:
+                current = next(group for group in header.groups() if group is not None)
+                if current == section:
+                    section_line = number
+                continue
+            if key is not None and current == section and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                return number
+            if section is not None and key is not None and current is None:
+                # dotted keys and inline tables: rate-limit.attempts_min = 4
+                if re.match(rf"\s*[\"']?{re.escape(section)}[\"']?\s*(\.|=)", line) and key in line:
+                    return number
+        return section_line
+
+
+def settings_from_text(text: str, rule_set: str) -> RuleSettings:
+    """Settings as `to_text` wrote them, with another rule set if that is named.
+
+    Raises:
+        UsageError: they can't be understood; a later version may have other thresholds.
+    """
+    try:
+        content = json.loads(text)
+        values = content["thresholds"]
+        lines = _Lines("", "the capture's rule settings")
+        thresholds = {key: _thresholds(BY_ID[key], value, lines) for key, value in values.items()}
+        return RuleSettings(rule_set or content["set"], thresholds, {}, frozenset(content["disabled"]) & frozenset(BY_ID))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"the capture's rule settings can't be understood ({error!r}); give your own with --config") from error

@@ -1,0 +1,69 @@
+"""textbook: `textbook/refused`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tracer.connections import Connections, by_endpoint
+from tracer.events import Events
+from tracer.findings import Severity
+from tracer.lifecycle import CloseReason
+from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.thresholds import Thresholds, threshold
+from tracer.rules.view import View, rows_suspects
+
+_KEPT = 256
+
+
+@dataclass(frozen=True)
+class TextbookRefusedThresholds(Thresholds):
+    """Numbers of the rule `textbook/refused`."""
+
+    hold_s: float = threshold(60, 1, 3600, "over when nothing more was seen for so long (chosen)")
+
+
+class TextbookRefused(Rule[TextbookRefusedThresholds]):
+    """Immediate "connection refused": the network.
+
+    Finds: every refused handshake.
+    Matters: published as what tells trouble of the network from a rate limit.
+    Needs: exact transitions; a poller sees no refusal.
+    Parameters: hold_s.
+    Cannot tell apart: a registry that is down from a name with one address too many (IPv6 before IPv4).
+    """
+
+    id: ClassVar[str] = "textbook/refused"
+    Settings = TextbookRefusedThresholds
+
+    def __init__(self, settings: TextbookRefusedThresholds) -> None:
+        super().__init__(settings)
+        self._rows: list[Connections] = []
+
+    def observe(self, events: Events, ended: Connections, view: View) -> None:
+        """See `Rule`."""
+        rows = ended[ended["close_reason"] == CloseReason.REFUSED]
+        self._rows += [row.reshape(1) for row in rows[: max(0, _KEPT - len(self._rows))]]
+
+    def judge(self, view: View) -> Iterable[Answer]:
+        """See `Rule`."""
+        if not self._rows:
+            return
+        rows, self._rows = np.concatenate(self._rows), []
+        for endpoint_id, own in by_endpoint(rows):
+            yield Sighting(
+                key=endpoint_id,
+                endpoint_id=endpoint_id,
+                started_ns=int(own["first_seen_ns"].min()),
+                seen_ns=int(own["last_ns"].max()),
+                hold_ns=int(self.settings.hold_s * SECOND_NS),
+                severity=Severity.WARNING,
+                confidence=0.8,
+                summary=f"{view.label(endpoint_id)} refuses connections ({len(own)})",
+                advice="by the book: look at the network, not at the registry's limits",
+                evidence={"connections": len(own)},
+                suspects=rows_suspects(own, SECOND_NS),
+            )

@@ -1,0 +1,105 @@
+"""What an owner did at token servers and at registries about the same time. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+from tracer.roles import Role
+from tracer.rules.outcomes import ERROR_MAX_BYTES
+from tracer.rules.view import View
+from tracer.visits import Client, Visit
+
+SECOND_NS = 1_000_000_000
+SESSION_NS = 2 * SECOND_NS
+"""A client asks for a token right after the registry has told it to, and comes back right after it has one."""
+ANSWERS_MIN = 2
+SHRUNK = 0.75
+_PAST = 8
+
+
+class Grant(Enum):
+    """What a visit to a token server came to."""
+
+    UNKNOWN = "unknown"
+    GRANTED = "granted"  # an answer as usual, or the registry was asked again afterwards
+    REFUSED = "refused"  # much less than usual
+    UNUSED = "unused"  # no past to compare with, but the registry was not asked again
+
+
+def grant(view: View, client: Client, visit: Visit) -> Grant:
+    """Judge a visit to a token server that is over."""
+    if not visit.exchanges:
+        return Grant.UNKNOWN
+    past = [own.exchanges[0][1] for own in client.visits if own.start_ns < visit.start_ns and own.exchanges][-_PAST:]
+    answer = visit.exchanges[-1][1]
+    known = [*past, *(received for _, received in visit.exchanges[:-1])]
+    if len(known) >= ANSWERS_MIN and answer <= SHRUNK * _median(known):
+        return Grant.REFUSED
+    if _asked_again(view, client, visit):
+        return Grant.GRANTED
+    if len(known) >= ANSWERS_MIN and answer > SHRUNK * _median(known) and _downloads(view, client):
+        return Grant.GRANTED
+    return Grant.UNUSED
+
+
+def _median(values: list[int]) -> int:
+    return sorted(values)[len(values) // 2]
+
+
+def token_servers(view: View, client: Client) -> Iterator[Client]:
+    """The same owner at token servers."""
+    return (other for other in _elsewhere(view, client) if view.role(other.owner.endpoint_id) is Role.AUTH)
+
+
+def registries(view: View, client: Client) -> Iterator[Client]:
+    """The same owner at endpoints that are no token servers."""
+    return (other for other in _elsewhere(view, client) if view.role(other.owner.endpoint_id) is not Role.AUTH)
+
+
+def _elsewhere(view: View, client: Client) -> Iterator[Client]:
+    return (other for other in view.visits.of(client.owner.cgroup_id, client.owner.comm) if other is not client)
+
+
+def _downloads(view: View, client: Client) -> bool:
+    return any(other.received_max > ERROR_MAX_BYTES for other in registries(view, client))
+
+
+def _asked_again(view: View, client: Client, visit: Visit) -> bool:
+    """Whether a registry was asked after the answer: by a new connection, or on one that was still open."""
+    for other in registries(view, client):
+        for own in other.visits:
+            near = own.start_ns <= visit.last_end_ns + SESSION_NS
+            if near and own.last_open_ns > visit.start_ns:
+                return True
+            if near and own.start_ns <= visit.start_ns and (not own.over or own.last_end_ns > visit.last_end_ns):
+                return True
+    return False
+
+
+def refused_token(view: View, client: Client, visit: Visit) -> bool:
+    """Whether the owner of a visit to a registry was refused a token about that time."""
+    return any(
+        own.outcome is not None and _near(visit, own) and grant(view, other, own) in (Grant.REFUSED, Grant.UNUSED)
+        for other in token_servers(view, client)
+        for own in other.visits
+    )
+
+
+def has_token_server(view: View, client: Client) -> bool:
+    """Whether the owner was ever seen at a token server."""
+    return any(True for _ in token_servers(view, client))
+
+
+def _near(visit: Visit, other: Visit) -> bool:
+    return visit.start_ns - SESSION_NS < other.start_ns <= max(visit.last_open_ns, visit.last_end_ns) + SESSION_NS
+
+
+def downloaded_before(view: View, client: Client, visit: Visit) -> bool:
+    """Whether the same process had downloaded something before it asked for its last token in this visit."""
+    return any(
+        own.received_max > ERROR_MAX_BYTES and own.pid == visit.pid and visit.start_ns - SESSION_NS <= own.start_ns
+        and own.start_ns < visit.last_open_ns
+        for other in registries(view, client)
+        for own in other.visits
+    )  # fmt: skip

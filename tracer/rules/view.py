@@ -1,0 +1,193 @@
+"""The view: what every rule may look at, at one moment of event time. Pure.
+
+Rules share what is kept here (clients and their visits, open connections, opens a second), so that each thing is counted once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.cadence import Owner
+from tracer.connections import Connections
+from tracer.events import Events, TcpState
+from tracer.findings import Suspect
+from tracer.lifecycle import CloseReason
+from tracer.roles import Role
+from tracer.rules.outcomes import Outcomes
+from tracer.visits import Client, VisitTracker
+
+SUSPECTS_MAX = 5
+_LOSSES_KEPT = 100
+_MIN_RATE_NS = 5_000_000_000
+"""Rates over less than this would be an exaggeration."""
+_ENDPOINTS_MAX = 1 << 17
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An episode that a rule has just declared over, for the rules that look at findings."""
+
+    rule: str
+    endpoint_id: int
+    started_ns: int
+    at_ns: int
+    how: str
+
+
+class View:
+    """See above.
+
+    Attributes:
+        source, resolution_ns: of the trace.
+        labels: endpoint label by id.
+        roles: role by endpoint id, those that are known.
+        now_ns: boottime of this tick.
+        since_ns: boottime of the first event; -1 before it.
+        visits: clients and what they did.
+        established_ns: boottime of the latest establishment by endpoint, the least recent first.
+        judged: clients of which a visit's outcome became known at this tick.
+        ended: episodes that were declared over at this tick.
+    """
+
+    def __init__(
+        self, source: str, resolution_ns: int, labels: dict[int, str], roles: dict[int, Role], rows: Callable[[], Connections]
+    ) -> None:
+        self.source = source
+        self.resolution_ns = resolution_ns
+        self.labels = labels
+        self.roles = roles
+        self.now_ns = -1
+        self.since_ns = -1
+        self.visits = VisitTracker()
+        self.established_ns: OrderedDict[int, int] = OrderedDict()
+        self.ended: list[Ended] = []
+        self.judged: list[Client] = []
+        self._outcomes = Outcomes()
+        self._rows = rows
+        self._open: Connections | None = None
+        self._losses: deque[tuple[int, int, int]] = deque(maxlen=_LOSSES_KEPT)
+
+    def note(self, events: Events, ended: Connections) -> None:
+        """Take the next piece."""
+        self._open = None
+        if self.since_ns < 0 and len(events):
+            self.since_ns = int(events["ts_ns"][0])
+        self.visits.add(events, ended)
+        self._note_established(events)
+
+    def _note_established(self, events: Events) -> None:
+        index = np.flatnonzero((events["new_state"] == TcpState.ESTABLISHED) & (events["old_state"] == TcpState.SYN_SENT))
+        endpoints, last = np.unique(events["endpoint_id"][index][::-1], return_index=True)
+        times_ns = events["ts_ns"][index][::-1][last]
+        for endpoint_id, at_ns in zip(endpoints.tolist(), times_ns.tolist(), strict=True):
+            before = self.established_ns.pop(endpoint_id, -1)
+            self.established_ns[endpoint_id] = max(before, at_ns)
+        while len(self.established_ns) > _ENDPOINTS_MAX:
+            self.established_ns.popitem(last=False)
+
+    def note_loss(self, lost: int, since_ns: int, until_ns: int) -> None:
+        """Events were lost in [since_ns, until_ns)."""
+        self._losses.append((lost, since_ns, until_ns))
+
+    def lost(self, since_ns: int) -> int:
+        """How many events were lost since then, as far as is remembered."""
+        return sum(lost for lost, _, until_ns in self._losses if until_ns > since_ns)
+
+    def begin_tick(self, now_ns: int) -> None:
+        """Set the time, and judge the visits that are over."""
+        self.now_ns = now_ns
+        self.ended = []
+        self._open = None
+        self.judged = self._outcomes.judge(self.visits.touched, now_ns)
+
+    @property
+    def open(self) -> Connections:
+        """The connections that are open now; made once a tick."""
+        if self._open is None:
+            self._open = self._rows()
+        return self._open
+
+    def label(self, endpoint_id: int) -> str:
+        """The name of an endpoint."""
+        return self.labels.get(endpoint_id, f"endpoint {endpoint_id}")
+
+    def role(self, endpoint_id: int) -> Role:
+        """What an endpoint is for."""
+        return self.roles.get(endpoint_id, Role.UNKNOWN)
+
+    def endpoint_clients(self, endpoint_id: int) -> list[Client]:
+        """The clients seen at an endpoint."""
+        return [client for owner, client in self.visits.clients.items() if owner.endpoint_id == endpoint_id]
+
+    def suspects(
+        self, endpoints: Iterable[int], since_ns: int, only: Callable[[Client], bool] | None = None
+    ) -> tuple[Suspect, ...]:
+        """Who opened connections to some endpoints since then, most first; shares are of all of them.
+
+        Args:
+            endpoints: ids.
+            since_ns: boottime.
+            only: whom to name; None names everybody. The others still count for the shares.
+        """
+        wanted = set(endpoints)
+        opens: Counter[tuple[int, bytes]] = Counter()
+        pids: dict[tuple[int, bytes], tuple[int, int]] = {}
+        named: set[tuple[int, bytes]] = set()
+        for owner, client in self.visits.clients.items():
+            if owner.endpoint_id not in wanted or client.last_ns < since_ns:
+                continue
+            who = (owner.cgroup_id, owner.comm)
+            recent = [visit for visit in client.visits if visit.last_open_ns >= since_ns]
+            if not recent:
+                continue
+            opens[who] += sum(visit.opens for visit in recent)
+            pids[who] = max(pids.get(who, (-1, -1)), (recent[-1].start_ns, recent[-1].pid))
+            if only is None or only(client):
+                named.add(who)
+        total = sum(opens.values())
+        span_ns = self.now_ns - since_ns
+        found = sorted(((count, who) for who, count in opens.items() if who in named), key=lambda entry: (-entry[0], entry[1]))
+        return tuple(
+            Suspect(
+                pids[who][1],
+                who[1],
+                who[0],
+                count * 60e9 / span_ns if span_ns >= _MIN_RATE_NS else None,
+                count / total,
+            )
+            for count, who in found[:SUSPECTS_MAX]
+        )
+
+    def suspect(self, client: Client, since_ns: int) -> tuple[Suspect, ...]:
+        """One client as the only suspect."""
+        return self.suspects([client.owner.endpoint_id], since_ns, lambda other: other is client)
+
+
+def rows_suspects(rows: Connections, span_ns: int) -> tuple[Suspect, ...]:
+    """The owners of some connections, most first, by their share of these connections."""
+    counts: Counter[tuple[int, bytes]] = Counter()
+    pids: dict[tuple[int, bytes], int] = {}
+    for cgroup_id, comm, pid in zip(rows["cgroup_id"].tolist(), rows["comm"].tolist(), rows["pid"].tolist(), strict=True):
+        who = (cgroup_id, comm if pid >= 0 else b"")
+        counts[who] += 1
+        pids[who] = pid
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:SUSPECTS_MAX]
+    rate = 60e9 / span_ns if span_ns >= _MIN_RATE_NS else None
+    return tuple(
+        Suspect(pids[who], who[1], who[0], None if rate is None else count * rate, count / len(rows)) for who, count in ranked
+    )
+
+
+def is_failed(rows: Connections) -> NDArray[np.bool_]:
+    """Connections that were never established: bool, shape (n,)."""
+    return np.isin(rows["close_reason"], (CloseReason.REFUSED, CloseReason.TIMEOUT, CloseReason.UNREACHABLE)) & (
+        rows["established_ns"] < 0
+    )
+
+
+__all__ = ["Client", "Ended", "Owner", "View", "is_failed", "rows_suspects"]
