@@ -8,7 +8,9 @@ from typing import Any
 
 from tracer.analysis import Analysis
 from tracer.captures import open_trace
-from tracer.lines import connection_lines, summary_line
+from tracer.findings import Finding
+from tracer.lines import connection_lines, finding_lines, summary_line
+from tracer.rules.settings import RuleSettings
 
 REPLAYS = Path(__file__).resolve().parent.parent / "replays"
 
@@ -25,20 +27,26 @@ def trace_of(folder: Path) -> Path:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What the product makes of a trace: its connection lines and its summary, as objects."""
+    """What the product makes of a trace, all rules on: its findings, connection lines and summary, as objects."""
     trace = open_trace(trace_of(folder))
     try:
-        analysis = Analysis(trace.header.source, trace.header.resolution_ns, trace.header.endpoints)
-        lines = []
+        header = trace.header
+        settings = RuleSettings("all", benign=True)
+        analysis = Analysis(header.source, header.resolution_ns, header.endpoints, settings, header.roles())
+        lines: list[str] = []
+        findings: list[Finding] = []
         for batch in trace.batches():
-            ended = analysis.feed(batch)
-            lines += connection_lines(ended, analysis.endpoints, trace.header.clock)
-        lines += connection_lines(analysis.open(), analysis.endpoints, trace.header.clock)
+            progress = analysis.feed(batch)
+            lines += connection_lines(progress.ended, analysis.endpoints, header.clock)
+            findings += progress.findings
+        findings += analysis.close()
+        lines += connection_lines(analysis.open(), analysis.endpoints, header.clock)
         summary = summary_line(analysis.summary(), trace.header.clock, trace.truncated)
     finally:
         trace.close()
     return {
         "rewritten by": "python -m tests.replays",
+        "findings": [json.loads(line) for line in finding_lines(findings, analysis.endpoints, header.clock)],
         "connections": [json.loads(line) for line in lines],
         "summary": json.loads(summary),
     }

@@ -52,7 +52,7 @@ def of_endpoint(summary: Summary, endpoint_id: int = 1) -> EndpointSummary:
 def whole(batches: list[EventBatch]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str, int]:
     """Everything an analysis says about a trace."""
     made = Analysis("ebpf", 1, LABELS)
-    ended = [row for batch in batches for row in rows_of(made.feed(batch))]
+    ended = [row for batch in batches for row in rows_of(made.feed(batch).ended)]
     return ended, rows_of(made.open()), repr(made.summary()), made.now_ns
 
 
@@ -61,8 +61,8 @@ def whole(batches: list[EventBatch]) -> tuple[list[dict[str, Any]], list[dict[st
 
 def test_ended_connections_come_out_as_they_end() -> None:
     made = Analysis("ebpf", 1, {})
-    first = made.feed(EventBatch(trace(*path("peer", (1, 2))), "ebpf", 1))
-    second = made.feed(EventBatch(trace(event(S.ESTABLISHED, S.CLOSE, 3)), "ebpf", 1))
+    first = made.feed(EventBatch(trace(*path("peer", (1, 2))), "ebpf", 1)).ended
+    second = made.feed(EventBatch(trace(event(S.ESTABLISHED, S.CLOSE, 3)), "ebpf", 1)).ended
     assert (len(first), len(second), len(made.open())) == (0, 1, 0)
 
 
@@ -195,14 +195,14 @@ def test_losses_are_summed_and_kept_with_their_intervals() -> None:
 def test_a_loss_precedes_the_events_of_its_batch() -> None:
     made = Analysis("ebpf", 1, {})
     late = path("peer", range(21, 26))[2:]
-    assert rows_of(made.feed(lossy(3, *late)))[0]["preexisting"] == -1
+    assert rows_of(made.feed(lossy(3, *late)).ended)[0]["preexisting"] == -1
 
 
 def test_a_loss_without_events_holds_for_the_next_batch() -> None:
     made = Analysis("ebpf", 1, {})
     made.feed(lossy(3))
     late = path("peer", range(21, 26))[2:]
-    assert rows_of(made.feed(EventBatch(trace(*late), "ebpf", 1)))[0]["preexisting"] == -1
+    assert rows_of(made.feed(EventBatch(trace(*late), "ebpf", 1)).ended)[0]["preexisting"] == -1
 
 
 @pytest.mark.parametrize(("source", "coverage"), [("ebpf", 1.0), ("polled", None), ("proc", None)])
@@ -277,7 +277,7 @@ def test_churn_of_the_summary_is_that_of_the_rows(seed: int) -> None:
     """Rates, mean number open and turnover over the whole trace agree with the exact churn of its connections."""
     events = trace_of_seed(seed)
     made = Analysis("ebpf", 1, LABELS)
-    rows = np.concatenate([made.feed(EventBatch(events, "ebpf", 1)), made.open()])
+    rows = np.concatenate([made.feed(EventBatch(events, "ebpf", 1)).ended, made.open()])
     for each in made.summary().endpoints:
         own = rows[rows["endpoint_id"] == each.endpoint_id]
         own["opened_ns"] = own["first_seen_ns"]  # the summary counts a connection from when it was first seen

@@ -127,7 +127,7 @@ def lines_of(path: Path) -> list[str]:
         analysis = Analysis(trace.header.source, trace.header.resolution_ns, trace.header.endpoints)
         lines = []
         for batch in trace.batches():
-            lines += connection_lines(analysis.feed(batch), analysis.endpoints, clock)
+            lines += connection_lines(analysis.feed(batch).ended, analysis.endpoints, clock)
         lines += connection_lines(analysis.open(), analysis.endpoints, clock)
         return [*lines, summary_line(analysis.summary(), clock, trace.truncated)]
     finally:

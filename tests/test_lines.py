@@ -41,7 +41,7 @@ def lines(*batches: EventBatch, clock: ClockOffset | None = HEADER.clock) -> lis
     analysis = Analysis(HEADER.source, HEADER.resolution_ns, HEADER.endpoints)
     written = [start_line(replace(HEADER, clock=clock))]
     for batch in batches:
-        ended = analysis.feed(batch)
+        ended = analysis.feed(batch).ended
         written += batch_lines(batch, analysis.endpoints, clock, samples=True)
         written += connection_lines(ended, analysis.endpoints, clock)
     written += connection_lines(analysis.open(), analysis.endpoints, clock)
@@ -177,7 +177,7 @@ def test_any_label_comes_back_and_breaks_no_line(label: str) -> None:
 @given(label=st.text())
 def test_any_label_in_a_connection_breaks_no_line(label: str) -> None:
     analysis = Analysis("ebpf", 1, {1: label})
-    (line,) = connection_lines(analysis.feed(batch_of(events_of(4))), analysis.endpoints, None)
+    (line,) = connection_lines(analysis.feed(batch_of(events_of(4))).ended, analysis.endpoints, None)
     assert (line.isprintable(), json.loads(line)["endpoint"]) == (True, label)
 
 

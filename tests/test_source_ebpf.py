@@ -135,7 +135,7 @@ def test_nothing_is_wrong_after_an_overflow(small_source: EbpfSource) -> None:
         rows = []
         for _ in range(10):
             connect(port)
-            rows.append(analysis.feed(settled(small_source)))
+            rows.append(analysis.feed(settled(small_source)).ended)
     after = np.concatenate(rows)
     is_whole = (after["close_reason"] == CloseReason.PEER) & (after["opened_ns"] >= 0) & ~after["gap"]
     whole, cut = after[is_whole], after[~is_whole]

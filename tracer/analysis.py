@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -251,7 +252,7 @@ class Analysis:
         reached = np.maximum.accumulate(batch.events["ts_ns"].astype(np.int64))
         cell = np.maximum(reached, self._reached_ns) // TICK_NS
         edges = [0, *(np.flatnonzero(cell[1:] != cell[:-1]) + 1).tolist(), len(batch)]
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in pairwise(edges):
             for start in range(first, last, CHUNK_EVENTS):
                 yield start, min(start + CHUNK_EVENTS, last)
 

@@ -143,6 +143,8 @@ class Engine:
             return self._begin(rule, key, answer)
         sighting, finding = known
         answer = replace(answer, started_ns=min(answer.started_ns, sighting.started_ns))
+        if answer.confidence < sighting.confidence:  # what was surer before still holds; this only shows that it goes on
+            answer = replace(sighting, seen_ns=max(answer.seen_ns, sighting.seen_ns), hold_ns=answer.hold_ns)
         changed = self._told(rule, answer, finding.episode, finding.detected_ns, FindingState.UPDATE)
         self._open[key] = (answer, finding)
         grown = abs(changed.confidence - finding.confidence) >= CONFIDENCE_STEP or changed.severity != finding.severity

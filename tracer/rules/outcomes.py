@@ -27,7 +27,7 @@ DOWNLOADS_MIN = 2
 """So many visits that all brought a download make a client one that downloads."""
 _REQUESTS_KEPT = 64
 _HANDSHAKE_MIN_BYTES, _SMALLEST_ANSWER_BYTES = 700, 150
-"""Where no answer was ever smaller than a TLS server's handshake, the smallest one is taken for a handshake and an empty answer."""
+"""Where no answer was smaller than a TLS server's handshake, the smallest is taken for a handshake and an empty answer."""
 _DROP_BYTES, _DROP_TLS_BYTES = 40, 100
 """An answer shrinks by more than the numbers in it do; under TLS, by more than close_notify and session tickets."""
 _CLIENTS_KEPT = 8192

@@ -166,10 +166,10 @@ class _Lines:
                 continue
             if key is not None and current == section and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
                 return number
-            if section is not None and key is not None and current is None:
-                # dotted keys and inline tables: rate-limit.attempts_min = 4
-                if re.match(rf"\s*[\"']?{re.escape(section)}[\"']?\s*(\.|=)", line) and key in line:
-                    return number
+            # dotted keys and inline tables: rate-limit.attempts_min = 4
+            inline = section is not None and key is not None and current is None and key in line
+            if inline and re.match(rf"\s*[\"']?{re.escape(section or '')}[\"']?\s*(\.|=)", line):
+                return number
         return section_line
 
 

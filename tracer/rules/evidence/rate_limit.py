@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from tracer.clients import Family, family_of
@@ -89,10 +90,10 @@ class RateLimit(Rule[RateLimitThresholds]):
         answer = _common(last)
         if answer is None or any(visit.received_max > ERROR_MAX_BYTES for visit in last[1:]):
             return None
-        pauses = [later.start_ns - earlier.last_open_ns for earlier, later in zip(last[:-1], last[1:], strict=True)]
+        pauses = [later.start_ns - earlier.last_open_ns for earlier, later in pairwise(last)]
         if pauses[0] < self.settings.pause_min_s * SECOND_NS:
             return None
-        factors = [later / earlier for earlier, later in zip(pauses[:-1], pauses[1:], strict=True)]
+        factors = [later / earlier for earlier, later in pairwise(pauses)]
         shown = [round(pause / SECOND_NS, 3) for pause in pauses]
         evidence = {"answer_bytes": answer[1], "request_bytes": answer[0], "pauses_s": shown, "pid": last[-1].pid}
         if all(self.settings.factor_min <= factor <= self.settings.factor_max for factor in factors):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,6 +76,8 @@ class RetryStorm(Rule[RetryStormThresholds]):
         found = latest_cadence(np.array([visit.start_ns for visit in run], np.int64))
         if found.rhythm is Rhythm.NONE or not 0 < found.period_ns <= self.settings.period_max_s * SECOND_NS:
             return
+        if found.rhythm is Rhythm.EXPONENTIAL and family.backs_off and len({visit.pid for visit in run}) == 1:
+            return  # the client's own patience with a 429, and not somebody who starts it again
         if not failed and (found.rhythm is not Rhythm.FIXED or found.period_ns > self.settings.engine_period_max_s * SECOND_NS):
             return
         yield self._sighting(view, client, run, found, family, failed)
@@ -85,7 +88,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
         likely = likely_client(found, family, new_process)
         period_s = found.period_ns / SECOND_NS
         outcome = _outcome_text(run, failed)
-        longest_ns = max(later.start_ns - earlier.start_ns for earlier, later in zip(run[:-1], run[1:], strict=True))
+        longest_ns = max(later.start_ns - earlier.start_ns for earlier, later in pairwise(run))
         return Sighting(
             key=owner,
             endpoint_id=owner.endpoint_id,
