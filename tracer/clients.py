@@ -22,6 +22,7 @@ class Family:
         one_shot: the process ends when its work is done, and does not keep idle connections for later.
         backs_off: it repeats a request refused with 429 after 2, 4, 8, 16 s, and nothing else it repeats like that.
         bursts: it repeats such a request at once, several times.
+        puller: it is there to pull or push images; it may look at a tag too.
         engine: it only talks to a registry in order to pull or push; it never just looks whether a tag changed.
     """
 
@@ -30,6 +31,7 @@ class Family:
     one_shot: bool = False
     backs_off: bool = False
     bursts: bool = False
+    puller: bool = True
     engine: bool = False
 
 
@@ -38,7 +40,7 @@ _CONTAINERS_IMAGE_DAEMON = Family("containers/image", 90, backs_off=True, engine
 _CONTAINERD = Family("containerd", 30, bursts=True, engine=True)
 _DOCKERD = Family("dockerd", 30, engine=True)
 
-UNKNOWN = Family("unknown", 125)
+UNKNOWN = Family("unknown", 125, puller=False)
 """Longer than the idle time-out of any client known."""
 
 FAMILIES: dict[bytes, Family] = {
@@ -58,8 +60,8 @@ FAMILIES: dict[bytes, Family] = {
     b"crane": Family("go-containerregistry", 90, one_shot=True),
     b"executor": Family("go-containerregistry", 90, one_shot=True),
     b"kubelet": Family("kubelet", 90, engine=True),
-    b"curl": Family("curl", 118, one_shot=True),
-    b"wget": Family("wget", 125, one_shot=True),
+    b"curl": Family("curl", 118, one_shot=True, puller=False),
+    b"wget": Family("wget", 125, one_shot=True, puller=False),
 }
 """By process name."""
 

@@ -8,22 +8,19 @@ import io
 import json
 import re
 import shutil
-import socket
 import subprocess
 import tarfile
-import time
 from collections import defaultdict
 from pathlib import Path
 from random import Random
-from types import TracebackType
-from typing import Self
 
-START_S = 30.0
+from tests.lab.daemon import Daemon, free_port
+
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _COMPLETED = re.compile(
-    r'msg="response completed".* http\.request\.remoteaddr="127\.0\.0\.1:(\d+)".* http\.response\.written=(\d+)'
+    r'msg="response completed".* http\.request\.remoteaddr="127\.[0-9.]+:(\d+)".* http\.response\.written=(\d+)'
 )
 
 
@@ -65,51 +62,53 @@ def make_image(folder: Path, layer_bytes: tuple[int, ...]) -> None:
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
 
 
-class DockerRegistry:
-    """docker-registry on a free port of 127.0.0.1, with its data and log in a folder."""
+class DockerRegistry(Daemon):
+    """docker-registry on a free port, with its configuration, data and log in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        address: str = "127.0.0.1",
+        port: int | None = None,
+        data: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
+        extra: dict[str, object] | None = None,
+    ) -> None:
+        """Write its configuration.
+
+        Args:
+            folder: made here.
+            address: it listens on.
+            port: a free one by default.
+            data: its storage; by default within the folder. Several registries may share one that nobody writes to.
+            certificate: PEM files of certificate and key, for TLS.
+            extra: more of its configuration: `auth` for tokens, `proxy` (`remoteurl`) to make it a pull-through mirror.
+        """
         folder.mkdir(parents=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self._log = folder / "log"
+        port = port or free_port(address)
+        http: dict[str, object] = {"addr": f"{address}:{port}"}
+        if certificate:
+            http["tls"] = {"certificate": str(certificate[0]), "key": str(certificate[1])}
         config = {
             "version": 0.1,
             "log": {"level": "info"},
-            "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-            "http": {"addr": f"127.0.0.1:{self.port}"},
+            "storage": {"filesystem": {"rootdirectory": str(data or folder / "data")}},
+            "http": http,
+            **(extra or {}),
         }
         (folder / "config.yml").write_text(json.dumps(config))  # YAML is a superset of JSON
-        self._command = ["docker-registry", "serve", str(folder / "config.yml")]
-
-    def __enter__(self) -> Self:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return self
-            if self._process.poll() is not None:
-                break
-            time.sleep(0.05)
-        self.__exit__(None, None, None)
-        raise RuntimeError(f"docker-registry did not start: {self._log.read_text()[-500:]}")
-
-    def __exit__(self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None) -> None:
-        self._process.terminate()
-        self._process.wait(START_S)
+        super().__init__(["docker-registry", "serve", str(folder / "config.yml")], address, port, folder / "log")
 
     @property
     def reference(self) -> str:
         """The image's name in this registry."""
-        return f"docker://127.0.0.1:{self.port}/demo:latest"
+        return f"docker://{self.host}/demo:latest"
 
     def body_bytes_by_client_port(self, since_line: int = 0) -> dict[int, list[int]]:
         """From the access log: the body bytes of each response, by the client's port."""
         found: dict[int, list[int]] = defaultdict(list)
-        for line in self._log.read_text().splitlines()[since_line:]:
+        for line in self.log().splitlines()[since_line:]:
             match = _COMPLETED.search(line)
             if match:
                 found[int(match[1])].append(int(match[2]))
@@ -117,7 +116,7 @@ class DockerRegistry:
 
     def log_lines(self) -> int:
         """How long the log is now."""
-        return len(self._log.read_text().splitlines())
+        return len(self.log().splitlines())
 
 
 def skopeo_copy(source: str, destination: str) -> None:

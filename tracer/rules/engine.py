@@ -90,8 +90,11 @@ class Engine:
         return found
 
     def close(self) -> list[Finding]:
-        """Judge what happened since the last tick; the trace is over. Open episodes stay open."""
-        return self._tick(self._cell_ns) if self._cell_ns >= 0 else []
+        """Judge what is not yet judged; the trace is over, and nothing that a rule waits for will come. Episodes stay open."""
+        if self._judged_ns < 0 and self._cell_ns < 0:
+            return []
+        self._view.final = True
+        return self._tick(max(self._cell_ns, self._judged_ns))
 
     def abstained(self) -> list[tuple[str, str]]:
         """(rule, reason) of the rules that could not judge, or withheld something."""

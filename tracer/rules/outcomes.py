@@ -55,13 +55,13 @@ class Outcomes:
         self._memory: OrderedDict[Owner, _Memory] = OrderedDict()
         self._pending: dict[Owner, Client] = {}
 
-    def judge(self, touched: dict[Owner, Client], now_ns: int) -> list[Client]:
-        """Judge what can be judged now; the clients of which a visit was judged."""
+    def judge(self, touched: dict[Owner, Client], now_ns: int, final: bool) -> list[Client]:
+        """Judge what can be judged now (or never, if this is the `final` time); the clients of which a visit was judged."""
         self._pending |= touched
         judged = []
         for owner, client in list(self._pending.items()):
             waiting = [visit for visit in client.visits if visit.outcome is None]
-            ready = [visit for visit in waiting if visit.over and now_ns - visit.last_open_ns > VISIT_GAP_NS]
+            ready = [visit for visit in waiting if visit.over and (final or now_ns - visit.last_open_ns > VISIT_GAP_NS)]
             if ready:
                 memory = self._remembered(owner)
                 for visit in ready:
@@ -122,7 +122,9 @@ class _Memory:
         least, count = self._least.get(acked, (0, 0))
         handshake = self._smallest - _SMALLEST_ANSWER_BYTES if self._smallest > _HANDSHAKE_MIN_BYTES else 0
         enough = least - received >= (_DROP_TLS_BYTES if handshake else _DROP_BYTES)
-        return count >= KNOWN_MIN and enough and received - handshake <= SHRUNK * (least - handshake)
+        return (
+            received <= ERROR_MAX_BYTES and count >= KNOWN_MIN and enough and received - handshake <= SHRUNK * (least - handshake)
+        )
 
     def _learn(self, acked: int, received: int) -> None:
         self._smallest = received if self._smallest < 0 else min(self._smallest, received)

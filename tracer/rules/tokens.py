@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 
+from tracer.clients import family_of
 from tracer.roles import Role
 from tracer.rules.outcomes import ERROR_MAX_BYTES
 from tracer.rules.view import View
@@ -13,6 +14,8 @@ from tracer.visits import Client, Visit
 SECOND_NS = 1_000_000_000
 SESSION_NS = 2 * SECOND_NS
 """A client asks for a token right after the registry has told it to, and comes back right after it has one."""
+MID_PULL_NS, AGES_NS = SECOND_NS // 2, 3600 * SECOND_NS
+"""Between two requests of one pull, and of one program that was started for it."""
 ANSWERS_MIN = 2
 SHRUNK = 0.75
 _PAST = 8
@@ -96,10 +99,14 @@ def _near(visit: Visit, other: Visit) -> bool:
 
 
 def downloaded_before(view: View, client: Client, visit: Visit) -> bool:
-    """Whether the same process had downloaded something before it asked for its last token in this visit."""
+    """Whether the process that asked for a token in this visit was in the middle of a pull.
+
+    A program that is started for one pull was if it had downloaded anything; a daemon if it did so just before.
+    """
+    since_ns = visit.start_ns - (MID_PULL_NS if family_of(client.owner.comm).engine else AGES_NS)
     return any(
-        own.received_max > ERROR_MAX_BYTES and own.pid == visit.pid and visit.start_ns - SESSION_NS <= own.start_ns
-        and own.start_ns < visit.last_open_ns
+        own.received_max > ERROR_MAX_BYTES and own.pid == visit.pid and own.start_ns < visit.last_open_ns
+        and (own.last_end_ns >= since_ns or not own.over)
         for other in registries(view, client)
         for own in other.visits
     )  # fmt: skip

@@ -51,6 +51,7 @@ class View:
         visits: clients and what they did.
         established_ns: boottime of the latest establishment by endpoint, the least recent first.
         judged: clients of which a visit's outcome became known at this tick.
+        final: the trace is over: this is the last tick.
         ended: episodes that were declared over at this tick.
     """
 
@@ -66,6 +67,7 @@ class View:
         self.visits = VisitTracker()
         self.established_ns: OrderedDict[int, int] = OrderedDict()
         self.ended: list[Ended] = []
+        self.final = False
         self.judged: list[Client] = []
         self._outcomes = Outcomes()
         self._rows = rows
@@ -103,7 +105,7 @@ class View:
         self.now_ns = now_ns
         self.ended = []
         self._open = None
-        self.judged = self._outcomes.judge(self.visits.touched, now_ns)
+        self.judged = self._outcomes.judge(self.visits.touched, now_ns, self.final)
 
     @property
     def open(self) -> Connections:

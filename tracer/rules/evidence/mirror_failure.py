@@ -111,7 +111,7 @@ class MirrorFailure(Rule[MirrorFailureThresholds]):
             confidence=0.9 if known or visit.outcome is Outcome.FAILED else 0.75,
             summary=f"{label} {how}: {end}",
             advice=(
-                "repair the mirror (is it up? can it reach its upstream?); until then every pull counts against the upstream's quota"
+                "repair the mirror (is it up? does it reach its upstream?); until then pulls count against the upstream's quota"
             ),
             evidence={
                 "times": self._counts[endpoint_id],

@@ -83,7 +83,7 @@ class Refused(Rule[RefusedThresholds]):
                 self._forget(endpoint_id)
             elif view.now_ns > seen.last_ns + self.settings.hold_s * SECOND_NS:
                 self._forget(endpoint_id)
-            elif endpoint_id in self._fresh and view.now_ns >= seen.first_ns + grace_ns:
+            elif endpoint_id in self._fresh and (view.final or view.now_ns >= seen.first_ns + grace_ns):
                 self._fresh.discard(endpoint_id)
                 yield self._sighting(view, endpoint_id, seen)
         while len(self._seen) > _ENDPOINTS_MAX:

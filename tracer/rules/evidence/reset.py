@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from tracer.connections import Connections, by_endpoint
-from tracer.events import Events
+from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
@@ -20,26 +20,38 @@ from tracer.text import bytes_text
 
 _ROWS_KEPT = 64
 _ENDPOINTS_MAX = 4096
+_PIECES_KEPT = 512
 
 
 @dataclass(frozen=True)
 class ResetThresholds(Thresholds):
     """Numbers of the rule `reset`."""
 
-    download_min_bytes: int = threshold(65_536, 1, 1 << 40, "a connection that received so much and is reset was cut off")
+    download_min_bytes: int = threshold(65_536, 1, 1 << 40, "a connection that received so much is a download")
+    downloads_min: int = threshold(2, 1, 1000, "so many downloads reset within window_s")
+    share_min: float = threshold(0.3, 0.0, 1.0, "least share of resets among all downloads (or all connections) that ended")
     idle_max_s: float = threshold(30, 0.1, 3600, "longer idle connections that are reset had been forgotten by a NAT: no fault")
-    count_min: int = threshold(3, 1, 1000, "so many resets of smaller connections within window_s")
+    count_min: int = threshold(3, 1, 1000, "so many resets of any connections within window_s")
     window_s: float = threshold(60, 1, 3600, "over which they are counted")
     hold_s: float = threshold(60, 1, 3600, "over when nothing more was seen for so long")
+
+
+class _Recent:
+    """What ended at one endpoint lately."""
+
+    def __init__(self) -> None:
+        self.rows: deque[Connections] = deque(maxlen=_ROWS_KEPT)  # reset ones
+        self.ended: deque[tuple[int, int, int]] = deque(maxlen=_PIECES_KEPT)  # when, how many, how many downloads
 
 
 class Reset(Rule[ResetThresholds]):
     """Established connections are reset by the other side while they are in use.
 
-    Finds: a download that is reset, or several connections that are.
+    Finds: downloads that are reset, or several connections that are, if they are a good part of all. A single reset at the end
+        of an exchange is normal: a server that closes while the client's TLS alert is under way resets.
     Matters: the registry, a proxy or a firewall between drops transfers; clients begin again from the start of the layer.
     Needs: sk_err of connections that end; payload bytes, to tell a download.
-    Parameters: download_min_bytes, idle_max_s, count_min, window_s, hold_s.
+    Parameters: download_min_bytes, downloads_min, share_min, idle_max_s, count_min, window_s, hold_s.
     Cannot tell apart: who sent the reset (the registry, or anything on the way to it).
     """
 
@@ -49,29 +61,41 @@ class Reset(Rule[ResetThresholds]):
 
     def __init__(self, settings: ResetThresholds) -> None:
         super().__init__(settings)
-        self._rows: OrderedDict[int, deque[Connections]] = OrderedDict()
+        self._recent: OrderedDict[int, _Recent] = OrderedDict()
         self._fresh: set[int] = set()
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
-        idle = ended["idle_ms"] > self.settings.idle_max_s * 1000
-        used = (ended["state_ns"][:, 1] >= 0) & ~idle
-        for endpoint_id, own in by_endpoint(ended[(ended["close_reason"] == CloseReason.RESET) & used]):
-            kept = self._rows.pop(endpoint_id, None) or deque(maxlen=_ROWS_KEPT)
-            self._rows[endpoint_id] = kept
-            kept.extend(row.reshape(1) for row in own[-_ROWS_KEPT:])
-            self._fresh.add(endpoint_id)
-        while len(self._rows) > _ENDPOINTS_MAX:
-            self._fresh.discard(self._rows.popitem(last=False)[0])
+        used = ended[(ended["state_ns"][:, TcpState.ESTABLISHED] >= 0) & (ended["last_ns"] > 0)]
+        for endpoint_id, own in by_endpoint(used):
+            recent = self._recent.pop(endpoint_id, None) or _Recent()
+            self._recent[endpoint_id] = recent
+            reset = (own["close_reason"] == CloseReason.RESET) & (own["idle_ms"] <= self.settings.idle_max_s * 1000)
+            downloads = own["bytes_received"] >= self.settings.download_min_bytes
+            recent.ended.append((int(own["last_ns"].max()), len(own), int(downloads.sum())))
+            if reset.any():
+                recent.rows.extend(row.reshape(1) for row in own[reset][-_ROWS_KEPT:])
+                self._fresh.add(endpoint_id)
+        while len(self._recent) > _ENDPOINTS_MAX:
+            self._fresh.discard(self._recent.popitem(last=False)[0])
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
+        since_ns = view.now_ns - int(self.settings.window_s * SECOND_NS)
         fresh, self._fresh = sorted(self._fresh), set()
         for endpoint_id in fresh:
-            rows = np.concatenate(list(self._rows[endpoint_id]))
-            rows = rows[rows["last_ns"] > view.now_ns - self.settings.window_s * SECOND_NS]
+            recent = self._recent[endpoint_id]
+            while recent.ended and recent.ended[0][0] <= since_ns:
+                recent.ended.popleft()
+            rows = np.concatenate(list(recent.rows))
+            rows = rows[rows["last_ns"] > since_ns]
             downloads = rows["bytes_received"] >= self.settings.download_min_bytes
-            if not len(rows) or (not downloads.any() and len(rows) < self.settings.count_min):
+            cut = int(downloads.sum())
+            all_ended = sum(count for _, count, _ in recent.ended)
+            all_downloads = sum(count for _, _, count in recent.ended)
+            many_cut = cut >= self.settings.downloads_min and cut >= self.settings.share_min * all_downloads
+            many = len(rows) >= self.settings.count_min and len(rows) >= self.settings.share_min * all_ended
+            if not many_cut and not many:
                 continue
             yield Sighting(
                 key=endpoint_id,
@@ -82,13 +106,14 @@ class Reset(Rule[ResetThresholds]):
                 severity=Severity.WARNING,
                 confidence=0.9,
                 summary=(
-                    f"{view.label(endpoint_id)} resets connections in use: {len(rows)}, {int(downloads.sum())} of them downloads "
+                    f"{view.label(endpoint_id)} resets connections in use: {len(rows)}, {cut} of them downloads "
                     f"(up to {bytes_text(int(rows['bytes_received'].max()))} received)"
                 ),
                 advice="look at the registry's and its proxies' logs at that time; a firewall or load balancer may do it as well",
                 evidence={
                     "resets": len(rows),
-                    "downloads": int(downloads.sum()),
+                    "downloads": cut,
+                    "ended": all_ended,
                     "received_max_bytes": int(rows["bytes_received"].max()) if (rows["bytes_received"] >= 0).any() else None,
                 },
                 suspects=rows_suspects(rows, int(self.settings.window_s * SECOND_NS)),

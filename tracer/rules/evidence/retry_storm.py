@@ -13,13 +13,18 @@ from tracer.cadence import Cadence, Rhythm, latest_cadence
 from tracer.clients import Family, family_of
 from tracer.findings import Severity
 from tracer.lifecycle import REASON_NAMES
-from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcome
+from tracer.roles import Role
+from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
 from tracer.text import bytes_text, comm_text, printable
 from tracer.visits import Client, Visit
 
+_ADVICE = (
+    "find what restarts it and stop that first (a service whose start fails, a pod in back-off, a loop in a script); "
+    "waiting does not help, and every attempt counts against the quota"
+)
 _FRUITLESS = (Outcome.FAILED, Outcome.REFUSED, Outcome.TERSE)
 
 
@@ -32,6 +37,8 @@ class RetryStormThresholds(Thresholds):
     engine_period_max_s: float = threshold(15, 1, 600, "longest period of a pull engine that brings nothing")
     period_max_s: float = threshold(400, 1, 3600, "longest pause between attempts; kubelet's is 300 s")
     failed_share: float = threshold(0.8, 0.1, 1, "least share of the attempts that failed for certain")
+    tight_opens_min: int = threshold(30, 10, 10_000, "connections without a pause between them that got nothing or next to it")
+    tight_s: float = threshold(5, 1, 600, "for at least so long")
     hold_periods: float = threshold(4, 1, 100, "over when nothing more was seen for so many periods")
 
 
@@ -43,7 +50,8 @@ class RetryStorm(Rule[RetryStormThresholds]):
         that asks in an even, short rhythm and never downloads, as for a service that is restarted because its mount fails.
     Matters: it burns the quota of everybody behind the same address; each host alone looks mild.
     Needs: openings with their owner; payload bytes, for attempts that reach the registry.
-    Parameters: attempts_min, engine_attempts_min, engine_period_max_s, period_max_s, failed_share, hold_periods.
+    Parameters: attempts_min, engine_attempts_min, engine_period_max_s, period_max_s, failed_share, tight_opens_min,
+        tight_s, hold_periods.
     Cannot tell apart: a restart loop from a monitor that was built on the same engine; why the attempts fail (see the other
         findings at the endpoint). A program other than an engine that looks at a tag every second and gets its answer is none.
     """
@@ -55,7 +63,10 @@ class RetryStorm(Rule[RetryStormThresholds]):
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
         for client in view.judged:
-            yield from self._judge_client(view, client)
+            if view.role(client.owner.endpoint_id) not in (Role.AUTH, Role.BLOB):
+                yield from self._judge_client(view, client)
+        for client in view.visits.touched.values():
+            yield from self._tight_loop(view, client)
 
     def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:
         visits = [visit for visit in client.visits if visit.outcome is not None]
@@ -67,12 +78,15 @@ class RetryStorm(Rule[RetryStormThresholds]):
             if visit.received_max > ERROR_MAX_BYTES or visit.outcome is Outcome.UNKNOWN:
                 break
             run.insert(0, visit)
-        failing = sum(visit.outcome in _FRUITLESS for visit in run[-self.settings.attempts_min :])
         family = family_of(client.owner.comm)
+        fruitless = _FRUITLESS if family.puller else (Outcome.FAILED, Outcome.REFUSED)
+        failing = sum(visit.outcome in fruitless for visit in run[-self.settings.attempts_min :])
         failed = len(run) >= self.settings.attempts_min and failing >= self.settings.failed_share * self.settings.attempts_min
         idle_engine = family.engine and len(run) >= self.settings.engine_attempts_min
         if not failed and not idle_engine:
             return
+        if _downloads_elsewhere(view, client, run[0].start_ns):
+            return  # it fell through to another endpoint, or this is not where it gets its blobs from
         found = latest_cadence(np.array([visit.start_ns for visit in run], np.int64))
         if found.rhythm is Rhythm.NONE or not 0 < found.period_ns <= self.settings.period_max_s * SECOND_NS:
             return
@@ -81,6 +95,44 @@ class RetryStorm(Rule[RetryStormThresholds]):
         if not failed and (found.rhythm is not Rhythm.FIXED or found.period_ns > self.settings.engine_period_max_s * SECOND_NS):
             return
         yield self._sighting(view, client, run, found, family, failed)
+
+    def _tight_loop(self, view: View, client: Client) -> Iterator[Answer]:
+        """Attempts that follow each other so closely that they are one visit."""
+        visit = client.visits[-1] if client.visits else None
+        if visit is None or visit.outcome is not None or visit.opens < self.settings.tight_opens_min:
+            return
+        lasted_ns = visit.last_open_ns - visit.start_ns
+        if lasted_ns < self.settings.tight_s * SECOND_NS or visit.received_max > TERSE_MAX_BYTES:
+            return
+        if visit.sized < visit.established or visit.ended < 0.8 * visit.opens:
+            return
+        if _downloads_elsewhere(view, client, visit.start_ns):
+            return
+        owner, period_s = client.owner, lasted_ns / SECOND_NS / (visit.opens - 1)
+        got = f"got at most {visit.received_max} bytes" if visit.received_max >= 0 else "was never established"
+        yield Sighting(
+            key=owner,
+            endpoint_id=owner.endpoint_id,
+            started_ns=visit.start_ns,
+            seen_ns=visit.last_open_ns,
+            hold_ns=10 * SECOND_NS,
+            severity=Severity.CRITICAL,
+            confidence=0.85,
+            summary=(
+                f"{printable(comm_text(owner.comm)) or 'an unknown process'} opens a connection to "
+                f"{view.label(owner.endpoint_id)} every {period_s:.3g} s, {visit.opens} so far, and {got} each time"
+            ),
+            advice=_ADVICE,
+            evidence={
+                "attempts": visit.opens,
+                "rhythm": "none",
+                "period_s": round(period_s, 4),
+                "new_process_each_time": not visit.one_process,
+                "answer_max_bytes": visit.received_max if visit.received_max >= 0 else None,
+                "reasons": {REASON_NAMES[reason]: count for reason, count in enumerate(visit.reasons) if count},
+            },
+            suspects=view.suspects([owner.endpoint_id], visit.start_ns, lambda other: other is client),
+        )
 
     def _sighting(self, view: View, client: Client, run: list[Visit], found: Cadence, family: Family, failed: bool) -> Sighting:
         owner = client.owner
@@ -101,10 +153,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
                 f"{printable(comm_text(owner.comm)) or 'an unknown process'} tries {view.label(owner.endpoint_id)} "
                 f"{_rhythm_text(found)}, {len(run)} times so far, {outcome}"
             ),
-            advice=(
-                "find what restarts it and stop that first (a service whose start fails, a pod in back-off, a loop in a script); "
-                "waiting does not help, and every attempt counts against the quota"
-            ),
+            advice=_ADVICE,
             evidence={
                 "attempts": len(run),
                 "rhythm": found.rhythm.value,
@@ -117,6 +166,16 @@ class RetryStorm(Rule[RetryStormThresholds]):
             },
             suspects=view.suspects([owner.endpoint_id], run[0].start_ns, lambda other: other is client),
         )
+
+
+def _downloads_elsewhere(view: View, client: Client, since_ns: int) -> bool:
+    """Whether the same owner downloaded something from another endpoint since then."""
+    return any(
+        visit.received_max > ERROR_MAX_BYTES and visit.start_ns >= since_ns
+        for other in view.visits.of(client.owner.cgroup_id, client.owner.comm)
+        if other is not client
+        for visit in other.visits
+    )
 
 
 def _tally(run: list[Visit]) -> dict[str, int]:

@@ -151,7 +151,7 @@ class Stalled(Rule[StalledThresholds]):
                 f"{view.label(endpoint_id)} has sent nothing for {waiting_s:.0f} s on {len(rows)} "
                 f"connection{'s' if len(rows) > 1 else ''} where something is due ({bytes_text(received)} received before)"
             ),
-            advice="restart the pull: the client will not time out by itself; look whether the registry's storage or its proxy hangs",
+            advice="restart the pull: it will not time out by itself; look whether the registry's storage or its proxy hangs",
             evidence={
                 "connections": len(rows),
                 "silent_s": round(waiting_s, 1),

@@ -29,6 +29,8 @@ class UnreachableThresholds(Thresholds):
     syn_sent_s: float = threshold(
         3.0, 0.5, 300, "a handshake that takes so long gets no answer (the SYN was sent again after 1 s)"
     )
+    aborted_min: int = threshold(2, 1, 1000, "so many handshakes given up at once, with nothing established beside them")
+    sibling_s: float = threshold(1.0, 0.0, 30, "a connection to the same endpoint established so close by makes up for them")
     hold_s: float = threshold(60, 1, 3600, "over when nothing more was seen for so long")
 
 
@@ -36,10 +38,10 @@ class Unreachable(Rule[UnreachableThresholds]):
     """Connections get no answer to their SYN.
 
     Finds: connections in SYN_SENT for syn_sent_s, or that ended there after so long; connections that ended with a time-out or
-        an ICMP error before they were established.
+        an ICMP error before they were established; several that were given up at once, as where a route is refused locally.
     Matters: a client waits 15 to 150 s before it says anything, and then says "timeout".
     Needs: transitions; samples or later events, so that time passes.
-    Parameters: syn_sent_s, hold_s.
+    Parameters: syn_sent_s, aborted_min, sibling_s, hold_s.
     Cannot tell apart: a firewall that drops from a host that is down or a route that leads nowhere; a name that does not
         resolve makes no connection and is not seen at all.
     """
@@ -50,6 +52,7 @@ class Unreachable(Rule[UnreachableThresholds]):
     def __init__(self, settings: UnreachableThresholds) -> None:
         super().__init__(settings)
         self._ended: OrderedDict[int, list[Connections]] = OrderedDict()  # by endpoint, those not yet told of
+        self._aborted: OrderedDict[int, list[Connections]] = OrderedDict()
         self._known: OrderedDict[int, int] = OrderedDict()  # endpoints that were told of, with the latest evidence
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
@@ -60,15 +63,33 @@ class Unreachable(Rule[UnreachableThresholds]):
         rows = ended[failed & (ended["state_ns"][:, TcpState.ESTABLISHED] < 0) | gave_up]
         for row in rows[:_KEPT]:
             self._ended.setdefault(int(row["endpoint_id"]), []).append(row.reshape(1))
+        young = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= 0) & ~gave_up
+        for row in ended[young][:_KEPT]:
+            kept = self._aborted.setdefault(int(row["endpoint_id"]), [])
+            if len(kept) < _KEPT:
+                kept.append(row.reshape(1))
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
         found, self._ended = self._ended, OrderedDict()
+        self._take_aborted(view, found)
         waiting = self._waiting(view)
         for endpoint_id in sorted(set(found) | set(waiting["endpoint_id"].tolist())):
             rows = np.concatenate([*found.get(endpoint_id, []), waiting[waiting["endpoint_id"] == endpoint_id]])
             yield from self._endpoint(view, endpoint_id, rows)
         yield from self._recovered(view, set(waiting["endpoint_id"].tolist()))
+
+    def _take_aborted(self, view: View, found: dict[int, list[Connections]]) -> None:
+        """Handshakes given up at once count when it is clear that no other one made up for them."""
+        grace_ns = int(self.settings.sibling_s * SECOND_NS)
+        for endpoint_id, rows in list(self._aborted.items()):
+            first_ns = int(rows[0]["opened_ns"][0])
+            if view.established_ns.get(endpoint_id, -1) >= first_ns:
+                del self._aborted[endpoint_id]
+            elif view.final or view.now_ns >= first_ns + grace_ns:
+                del self._aborted[endpoint_id]
+                if len(rows) >= self.settings.aborted_min:
+                    found.setdefault(endpoint_id, []).extend(rows)
 
     def _waiting(self, view: View) -> Connections:
         rows = view.open

@@ -1,0 +1,102 @@
+"""`python -m tests.lab`: play scenarios in a network namespace of the lab's own, and keep their captures and labels."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from fnmatch import fnmatch
+from pathlib import Path
+from types import FrameType
+
+from tests.lab.images import Images
+from tests.lab.scenario import Label, Scenario, play
+from tests.lab.scenarios import SCENARIOS
+
+OUT = Path("/tmp/lab-out")
+PROGRAMS = ("docker-registry", "haproxy", "nginx", "skopeo", "curl", "nft", "ip", "ss", "tc", "unshare", "bash")
+BY_CLIENT = {"ctr": ("containerd", "ctr"), "dockerd": ("dockerd", "docker")}
+_OUTSIDE = "REGTRACE_LAB_OUTSIDE"  # in the environment: the namespace that the lab was started in
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Play what was asked for; 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="GLOB", help="scenarios whose name matches one of these")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"where captures go (default: {OUT})")
+    parser.add_argument("--list", action="store_true", help="say what there is, and end")
+    options = parser.parse_args(arguments)
+    assert len({item.name for item in SCENARIOS}) == len(SCENARIOS), "two scenarios of one name"
+    chosen = [item for item in SCENARIOS if not options.only or any(fnmatch(item.name, glob) for glob in options.only)]
+    if options.list:
+        for item in chosen:
+            print(f"{item.name:32} {item.fault or 'healthy':14} {item.summary}")
+        return 0
+    if not chosen:
+        print(f"lab: no scenario matches {' '.join(options.only)}; see --list", file=sys.stderr)
+        return 1
+    missing = missing_programs(chosen)
+    if missing:
+        print(f"lab: not installed: {', '.join(missing)}; `apt install` them, see .ci/setup", file=sys.stderr)
+        return 1
+    if os.geteuid() != 0:
+        print("lab: needs root, for the network namespace and for eBPF", file=sys.stderr)
+        return 1
+    enter_namespace()
+    return play_all(chosen, options.out.resolve())
+
+
+def missing_programs(chosen: list[Scenario]) -> list[str]:
+    """Which programs these scenarios need and this machine has not."""
+    wanted = {*PROGRAMS, *(name for item in chosen for name in BY_CLIENT.get(item.client, ()))}
+    return sorted(name for name in wanted if shutil.which(name) is None)
+
+
+def enter_namespace() -> None:
+    """Start again in a network namespace of our own, unless that is where we are."""
+    here = str(Path("/proc/self/ns/net").readlink())
+    if os.environ.setdefault(_OUTSIDE, here) == here:
+        command = ["unshare", "--net", "--", sys.executable, "-m", "tests.lab", *sys.argv[1:]]
+        os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def play_all(chosen: list[Scenario], out: Path) -> int:
+    """One after another; a failure does not keep the next from being played."""
+
+    def ended(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, ended)
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+        images = Images(Path(scratch) / "images")
+        for item in chosen:
+            begun = time.monotonic()
+            try:
+                said = outcome(play(item, out, Path(scratch), images))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others are played
+                failed.append(item.name)
+                said = f"FAILED: {type(error).__name__}: {error}"
+            print(f"{item.name:32} {time.monotonic() - begun:6.1f} s  {said}", flush=True)
+    if failed:
+        print(f"lab: {len(failed)} of {len(chosen)} failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def outcome(label: Label) -> str:
+    """One line: connections, pulls, and what the user was told when."""
+    counts = f"{label.connections} connections, {label.healthy_pulls}/{label.pulls} pulls"
+    if label.told is None or label.told_ns is None:
+        return f"{counts}; told nothing"
+    after = "" if label.fault_ns is None else f" {(label.told_ns - label.fault_ns) / 1e9:.2f} s after the fault"
+    return f"{counts}; told{after}: {label.told[:160]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
