@@ -1,8 +1,9 @@
 """Visits: what a client did at an endpoint, one burst of connections at a time. Pure; arrays in, small objects out.
 
 A *client* is a process name in a cgroup at one endpoint (a loop in a shell has a new pid each time). Connections it opens
-within VISIT_GAP_NS of one another are one visit: a pull opens several. What became of a visit's connections is summed up in
-it, so that memory follows the number of clients and not of connections.
+within VISIT_GAP_NS of one another are one visit: a pull opens several. Where each run of a program is one piece of work, as
+with skopeo or curl, each process makes visits of its own, so that two loops beside each other can be told apart. What became
+of a visit's connections is summed up in it, so that memory follows the number of clients and not of connections.
 
 A visit is made when its first connection opens. A connection that was open before the trace, or whose opening was lost,
 belongs to no visit.
@@ -18,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.cadence import Owner, owner_keys
+from tracer.clients import family_of
 from tracer.connections import Connections
-from tracer.events import EventFlag, Events, is_opening, valid
+from tracer.events import TS_NS_MAX, EventFlag, Events, is_opening, valid
 from tracer.lifecycle import CloseReason
 from tracer.segments import take
 
@@ -111,6 +113,10 @@ class Client:
         self.received_max = UNKNOWN  # of any connection ever
         self.last_ns = UNKNOWN  # of the last opening or end
 
+    def visit_of(self, pid: int, at_ns: int = TS_NS_MAX) -> Visit | None:
+        """The latest visit of a process that had begun by then; None if there is none."""
+        return next((visit for visit in reversed(self.visits) if visit.pid == pid and visit.start_ns <= at_ns), None)
+
     @property
     def pid(self) -> int:
         """Of its most recent process; -1 unknown."""
@@ -172,7 +178,24 @@ class VisitTracker:
         comms = np.where(known, opening["comm"], b"").astype("S16")
         cgroups = np.where(known & valid(opening, "cgroup_id"), opening["cgroup_id"].astype(np.int64), UNKNOWN)
         for owner, index in _grouped(opening["endpoint_id"], cgroups, comms):
-            self._extend(self._client(owner), opening["ts_ns"][index].astype(np.int64), pids[index])
+            client = self._client(owner)
+            times_ns = opening["ts_ns"][index].astype(np.int64)
+            if family_of(owner.comm).one_shot:
+                for at_ns, pid in zip(times_ns.tolist(), pids[index].tolist(), strict=True):
+                    self._open_one(client, at_ns, pid)
+            else:
+                self._extend(client, times_ns, pids[index])
+            client.opens += len(times_ns)
+            client.last_ns = max(client.last_ns, int(times_ns.max()))
+
+    def _open_one(self, client: Client, at_ns: int, pid: int) -> None:
+        """An opening of a program whose processes are told apart."""
+        visit = client.visit_of(pid)
+        if visit is None or at_ns - visit.last_open_ns > self._gap_ns:
+            visit = Visit(at_ns, pid)
+            client.visits.append(visit)
+        visit.opens += 1
+        visit.last_open_ns = at_ns
 
     def _extend(self, client: Client, times_ns: NDArray[np.int64], pids: NDArray[np.int64]) -> None:
         last_ns = client.visits[-1].last_open_ns if client.visits else -self._gap_ns - 1
@@ -186,8 +209,6 @@ class VisitTracker:
             visit.opens += end - start
             visit.last_open_ns = int(times_ns[end - 1])
             visit.one_process &= bool((pids[start:end] == visit.pid).all())
-        client.opens += len(times_ns)
-        client.last_ns = max(client.last_ns, int(times_ns.max()))
 
     def _add_ended(self, ended: Connections) -> None:
         for owner, index in _grouped(ended["endpoint_id"], ended["cgroup_id"], ended["comm"]):
@@ -195,6 +216,12 @@ class VisitTracker:
             client = self._client(owner)
             client.last_ns = max(client.last_ns, int(rows["last_ns"].max()))
             client.received_max = max(client.received_max, int(rows["bytes_received"].max()))
+            if family_of(owner.comm).one_shot:
+                for row in rows:
+                    visit = client.visit_of(int(row["pid"]), int(row["opened_ns"]) + _CPU_SKEW_NS)
+                    if visit is not None:
+                        _add_rows(visit, row.reshape(1))
+                continue
             starts_ns = np.array([visit.start_ns for visit in client.visits], np.int64)
             number = np.searchsorted(starts_ns, rows["opened_ns"] + _CPU_SKEW_NS, "right") - 1
             for visit_number in np.unique(number[number >= 0]).tolist():

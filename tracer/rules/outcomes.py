@@ -11,8 +11,9 @@ from collections import OrderedDict
 from enum import IntEnum
 
 from tracer.cadence import Owner
+from tracer.clients import family_of
 from tracer.lifecycle import CloseReason
-from tracer.visits import VISIT_GAP_NS, Client, Visit
+from tracer.visits import UNKNOWN, VISIT_GAP_NS, Client, Visit
 
 TERSE_MAX_BYTES = 320
 """A manifest can't be answered in less: distribution's headers alone take 393 bytes with a digest, its 401 and 404 more than
@@ -39,7 +40,7 @@ class Outcome(IntEnum):
     UNKNOWN = 0  # sizes are not known, or nothing to compare them with
     SERVED = 1  # something large came, or the usual answers
     REFUSED = 2  # a request got much less than it usually does, and nothing large came
-    TERSE = 3  # nothing but very short answers, and no past to compare with
+    TERSE = 3  # nothing but very short answers, to a program that came to pull, or with no past to compare with
     FAILED = 4  # no connection was established, or all were reset
 
 
@@ -75,17 +76,23 @@ class Outcomes:
             del self._pending[next(iter(self._pending))]
         return judged
 
+    def usual(self, owner: Owner, acked: int) -> int:
+        """The least that an owner's requests of this size were ever answered with; -1 not known."""
+        memory = self._memory.get(owner)
+        return UNKNOWN if memory is None else memory.usual(acked)
+
     def _remembered(self, owner: Owner) -> _Memory:
-        memory = self._memory.pop(owner, None) or _Memory()
+        memory = self._memory.pop(owner, None) or _Memory(family_of(owner.comm).puller)
         self._memory[owner] = memory
         return memory
 
 
 class _Memory:
-    """What a client's requests are normally answered with: the least received and how often, by bytes sent."""
+    """What a client's requests are normally answered with, by bytes sent."""
 
-    def __init__(self) -> None:
-        self._least: OrderedDict[int, tuple[int, int]] = OrderedDict()
+    def __init__(self, puller: bool) -> None:
+        self._puller = puller
+        self._usual: OrderedDict[int, tuple[int, int, int]] = OrderedDict()  # least, most, how often
         self._smallest = -1  # of all answers so far
         self.downloads = 0
         self.served = 0
@@ -110,25 +117,40 @@ class _Memory:
             return Outcome.SERVED
         if visit.shrunk:
             return Outcome.REFUSED
-        if visit.received_max > TERSE_MAX_BYTES or visit.sized < visit.established or not visit.exchanges:
-            return Outcome.SERVED
-        if not self.served:
-            return Outcome.TERSE
         # every visit brought a download until now; this one not even a manifest
         always = self.downloads >= DOWNLOADS_MIN and self.downloads == self.served
-        return Outcome.REFUSED if always else Outcome.SERVED
+        if always and visit.received_max <= TERSE_MAX_BYTES and visit.sized == visit.established and visit.exchanges:
+            return Outcome.REFUSED
+        if visit.received_max > TERSE_MAX_BYTES or visit.sized < visit.established or not visit.exchanges:
+            return Outcome.SERVED
+        if not self.served or self._puller:
+            return Outcome.TERSE
+        return Outcome.SERVED
 
     def _is_shrunk(self, acked: int, received: int) -> bool:
-        least, count = self._least.get(acked, (0, 0))
-        handshake = self._smallest - _SMALLEST_ANSWER_BYTES if self._smallest > _HANDSHAKE_MIN_BYTES else 0
-        enough = least - received >= (_DROP_TLS_BYTES if handshake else _DROP_BYTES)
-        return (
-            received <= ERROR_MAX_BYTES and count >= KNOWN_MIN and enough and received - handshake <= SHRUNK * (least - handshake)
-        )
+        least, most, count = self._usual.get(acked, (0, 0, 0))
+        if count < KNOWN_MIN or received > ERROR_MAX_BYTES:
+            return False
+        handshake = self._handshake()
+        answer, usual = received - handshake, least - handshake
+        if least <= ERROR_MAX_BYTES and same_size(least, most):
+            enough = usual - answer >= (_DROP_TLS_BYTES if handshake else _DROP_BYTES)
+            return enough and answer <= SHRUNK * usual
+        # requests of this size are answered with anything (layers): only what no blob fits into is less than usual
+        return answer <= TERSE_MAX_BYTES and answer <= usual / 2
+
+    def _handshake(self) -> int:
+        """What is taken for a TLS handshake in every answer; 0 where there is none."""
+        return self._smallest - _SMALLEST_ANSWER_BYTES if self._smallest > _HANDSHAKE_MIN_BYTES else 0
+
+    def usual(self, acked: int) -> int:
+        """The least that a request of this size was ever answered with; -1 not known."""
+        least, _, count = self._usual.get(acked, (UNKNOWN, 0, 0))
+        return least if count >= KNOWN_MIN else UNKNOWN
 
     def _learn(self, acked: int, received: int) -> None:
         self._smallest = received if self._smallest < 0 else min(self._smallest, received)
-        least, count = self._least.pop(acked, (received, 0))
-        self._least[acked] = (min(least, received), count + 1)
-        if len(self._least) > _REQUESTS_KEPT:
-            self._least.popitem(last=False)
+        least, most, count = self._usual.pop(acked, (received, received, 0))
+        self._usual[acked] = (min(least, received), max(most, received), count + 1)
+        if len(self._usual) > _REQUESTS_KEPT:
+            self._usual.popitem(last=False)

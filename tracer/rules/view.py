@@ -18,14 +18,17 @@ from tracer.events import Events, TcpState
 from tracer.findings import Suspect
 from tracer.lifecycle import CloseReason
 from tracer.roles import Role
-from tracer.rules.outcomes import Outcomes
-from tracer.visits import Client, VisitTracker
+from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcomes
+from tracer.visits import Client, Visit, VisitTracker
 
 SUSPECTS_MAX = 5
 _LOSSES_KEPT = 100
 _MIN_RATE_NS = 5_000_000_000
 """Rates over less than this would be an exaggeration."""
 _ENDPOINTS_MAX = 1 << 17
+_SANDWICH_NS = 2_000_000_000
+SANDWICHES_MIN = 2
+"""So many visits between two visits to a registry make an endpoint a token server."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class View:
         judged: clients of which a visit's outcome became known at this tick.
         final: the trace is over: this is the last tick.
         ended: episodes that were declared over at this tick.
+        outcomes: what visits came to, and what requests are usually answered with.
+        silent_ns: boottime until which an endpoint was found to leave requests unanswered, by endpoint id.
     """
 
     def __init__(
@@ -69,7 +74,9 @@ class View:
         self.ended: list[Ended] = []
         self.final = False
         self.judged: list[Client] = []
-        self._outcomes = Outcomes()
+        self.outcomes = Outcomes()
+        self.silent_ns: dict[int, int] = {}
+        self._sandwiches: dict[int, int] = {}
         self._rows = rows
         self._open: Connections | None = None
         self._losses: deque[tuple[int, int, int]] = deque(maxlen=_LOSSES_KEPT)
@@ -105,7 +112,25 @@ class View:
         self.now_ns = now_ns
         self.ended = []
         self._open = None
-        self.judged = self._outcomes.judge(self.visits.touched, now_ns, self.final)
+        self.judged = self.outcomes.judge(self.visits.touched, now_ns, self.final)
+        for client in self.judged:
+            self._learn_role(client)
+
+    def _learn_role(self, client: Client) -> None:
+        """Learn a token server: small answers only, asked between two visits to one and the same other endpoint."""
+        number = client.owner.endpoint_id
+        if number in self.roles:
+            return
+        if client.received_max > ERROR_MAX_BYTES:
+            self._sandwiches[number] = -1  # whatever it is, it serves more than tokens
+            return
+        count = self._sandwiches.get(number, 0)
+        visit = next(visit for visit in reversed(client.visits) if visit.outcome is not None)
+        if count >= 0 and visit.established and any(_between(other, visit) for other in self._elsewhere(client)):
+            self._sandwiches[number] = count + 1
+
+    def _elsewhere(self, client: Client) -> list[Client]:
+        return [other for other in self.visits.of(client.owner.cgroup_id, client.owner.comm) if other is not client]
 
     @property
     def open(self) -> Connections:
@@ -119,8 +144,9 @@ class View:
         return self.labels.get(endpoint_id, f"endpoint {endpoint_id}")
 
     def role(self, endpoint_id: int) -> Role:
-        """What an endpoint is for."""
-        return self.roles.get(endpoint_id, Role.UNKNOWN)
+        """What an endpoint is for: as said, or as learnt from what its clients do."""
+        learnt = Role.AUTH if self._sandwiches.get(endpoint_id, 0) >= SANDWICHES_MIN else Role.UNKNOWN
+        return self.roles.get(endpoint_id, learnt)
 
     def endpoint_clients(self, endpoint_id: int) -> list[Client]:
         """The clients seen at an endpoint."""
@@ -168,6 +194,18 @@ class View:
     def suspect(self, client: Client, since_ns: int) -> tuple[Suspect, ...]:
         """One client as the only suspect."""
         return self.suspects([client.owner.endpoint_id], since_ns, lambda other: other is client)
+
+
+def _between(other: Client, visit: Visit) -> bool:
+    """Whether another endpoint was asked by the same process shortly before a visit, and again shortly after."""
+    before = after = False
+    for own in other.visits:
+        if own.pid != visit.pid or (own.received_max < 0 and own.over):
+            continue
+        before |= own.start_ns <= visit.start_ns <= max(own.last_open_ns, own.last_end_ns) + _SANDWICH_NS
+        after |= visit.start_ns < own.last_open_ns <= visit.last_end_ns + _SANDWICH_NS
+        after |= visit.start_ns < own.start_ns <= visit.last_end_ns + _SANDWICH_NS
+    return before and after
 
 
 def rows_suspects(rows: Connections, span_ns: int) -> tuple[Suspect, ...]:

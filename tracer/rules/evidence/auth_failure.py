@@ -58,6 +58,8 @@ class AuthFailure(Rule[AuthFailureThresholds]):
             yield Over(client.owner, visit.last_end_ns, "tokens are given again")
         if given not in (Grant.REFUSED, Grant.UNUSED) or downloaded_before(view, client, visit):
             return
+        if visit.exchanges[-1][1] == 0 or view.silent_ns.get(client.owner.endpoint_id, -1) >= visit.start_ns:
+            return  # no answer is no refusal: see stalled
         if not any(self._asked_first(other, visit) for other in registries(view, client)):
             return  # nothing is known of what the token was for
         row = self._rows[client.owner] = self._rows.get(client.owner, 0) + 1

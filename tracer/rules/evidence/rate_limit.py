@@ -68,20 +68,16 @@ class RateLimit(Rule[RateLimitThresholds]):
     def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:
         visits = [visit for visit in client.visits if visit.outcome is not None]
         latest = visits[-1]
-        if latest.outcome is Outcome.SERVED and not latest.shrunk and not self._repeats(visits):
-            if latest.received_max > ERROR_MAX_BYTES:
-                yield Over(client.owner, latest.last_end_ns, f"{bytes_text(latest.received_max)} were downloaded")
-            return
         family = family_of(client.owner.comm)
         for found in (self._backoff(visits, family), self._burst(latest, family), self._shrunk(view, client, visits)):
             if found is not None:
                 yield self._sighting(view, client, *found)
                 return
-
-    def _repeats(self, visits: list[Visit]) -> bool:
-        """Whether the last visits, of one process, had an exchange in common that was no download."""
-        last = visits[-self.settings.attempts_min :]
-        return len(last) == self.settings.attempts_min and _common(last) is not None
+        lately = visits[-self.settings.attempts_min :]
+        if latest.received_max > ERROR_MAX_BYTES and not any(
+            visit.shrunk or visit.outcome is Outcome.REFUSED for visit in lately
+        ):
+            yield Over(client.owner, latest.last_end_ns, f"{bytes_text(latest.received_max)} were downloaded")
 
     def _backoff(self, visits: list[Visit], family: Family) -> tuple[Visit, float, str, dict[str, Any]] | None:
         last = visits[-self.settings.attempts_min :]

@@ -70,27 +70,24 @@ class RetryStorm(Rule[RetryStormThresholds]):
 
     def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:
         visits = [visit for visit in client.visits if visit.outcome is not None]
-        if visits[-1].received_max > ERROR_MAX_BYTES:
-            yield Over(client.owner, visits[-1].last_end_ns, f"{bytes_text(visits[-1].received_max)} were downloaded")
-            return
-        run: list[Visit] = []
-        for visit in reversed(visits):
-            if visit.received_max > ERROR_MAX_BYTES or visit.outcome is Outcome.UNKNOWN:
-                break
-            run.insert(0, visit)
         family = family_of(client.owner.comm)
+        if visits[-1].received_max > ERROR_MAX_BYTES:
+            if not family.one_shot:  # else it may be another one of several loops
+                yield Over(client.owner, visits[-1].last_end_ns, f"{bytes_text(visits[-1].received_max)} were downloaded")
+            return
         fruitless = _FRUITLESS if family.puller else (Outcome.FAILED, Outcome.REFUSED)
+        run = _run(visits, fruitless if family.one_shot else None)
         failing = sum(visit.outcome in fruitless for visit in run[-self.settings.attempts_min :])
         failed = len(run) >= self.settings.attempts_min and failing >= self.settings.failed_share * self.settings.attempts_min
         idle_engine = family.engine and len(run) >= self.settings.engine_attempts_min
         if not failed and not idle_engine:
             return
-        if _downloads_elsewhere(view, client, run[0].start_ns):
+        if _downloads_elsewhere(view, client, run[0].start_ns, _pids(run, family)):
             return  # it fell through to another endpoint, or this is not where it gets its blobs from
         found = latest_cadence(np.array([visit.start_ns for visit in run], np.int64))
         if found.rhythm is Rhythm.NONE or not 0 < found.period_ns <= self.settings.period_max_s * SECOND_NS:
             return
-        if found.rhythm is Rhythm.EXPONENTIAL and family.backs_off and len({visit.pid for visit in run}) == 1:
+        if family.backs_off and len({visit.pid for visit in run}) == 1 and not family.engine:
             return  # the client's own patience with a 429, and not somebody who starts it again
         if not failed and (found.rhythm is not Rhythm.FIXED or found.period_ns > self.settings.engine_period_max_s * SECOND_NS):
             return
@@ -168,14 +165,31 @@ class RetryStorm(Rule[RetryStormThresholds]):
         )
 
 
-def _downloads_elsewhere(view: View, client: Client, since_ns: int) -> bool:
-    """Whether the same owner downloaded something from another endpoint since then."""
+def _run(visits: list[Visit], only: tuple[Outcome, ...] | None) -> list[Visit]:
+    """The latest visits in a row that brought nothing; with `only` those among all visits that came to nothing but this."""
+    if only is not None:
+        return [visit for visit in visits if visit.outcome in only]
+    run: list[Visit] = []
+    for visit in reversed(visits):
+        if visit.received_max > ERROR_MAX_BYTES or visit.outcome is Outcome.UNKNOWN:
+            break
+        run.insert(0, visit)
+    return run
+
+
+def _downloads_elsewhere(view: View, client: Client, since_ns: int, pids: frozenset[int] = frozenset()) -> bool:
+    """Whether the same owner (or one of these processes of its) downloaded something from another endpoint since then."""
     return any(
-        visit.received_max > ERROR_MAX_BYTES and visit.start_ns >= since_ns
+        visit.received_max > ERROR_MAX_BYTES and visit.start_ns >= since_ns and (not pids or visit.pid in pids)
         for other in view.visits.of(client.owner.cgroup_id, client.owner.comm)
         if other is not client
         for visit in other.visits
     )
+
+
+def _pids(run: list[Visit], family: Family) -> frozenset[int]:
+    """The processes of a run, where they are told apart."""
+    return frozenset(visit.pid for visit in run) if family.one_shot else frozenset()
 
 
 def _tally(run: list[Visit]) -> dict[str, int]:

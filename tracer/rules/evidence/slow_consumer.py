@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.connections import Connections
 from tracer.events import Events, TcpState
@@ -25,16 +26,19 @@ class SlowConsumerThresholds(Thresholds):
 
     unread_min_bytes: int = threshold(1024, 65, 1 << 40, "not yet read when the other side had closed; TLS alone leaves up to 64")
     wait_s: float = threshold(5, 0.5, 3600, "in CLOSE_WAIT for so long with it")
+    full_s: float = threshold(10, 1, 3600, "or nothing could be sent to it for so long because it does not read")
+    full_min_bytes: int = threshold(65_536, 1024, 1 << 40, "not yet read then")
     hold_s: float = threshold(10, 1, 3600, "over when nothing more was seen for so long")
 
 
 class SlowConsumer(Rule[SlowConsumerThresholds]):
-    """The registry has sent everything and closed; this side does not read it.
+    """The registry has sent, and this side does not read it.
 
-    Finds: connections in CLOSE_WAIT for wait_s that had unread bytes when the other side closed.
+    Finds: connections in CLOSE_WAIT for wait_s that had unread bytes when the other side closed; established ones on which
+        nothing came for full_s while much was waiting to be read.
     Matters: it is no fault of the registry: a slow disk, an unpacker that is behind, or a program that forgot the connection.
-    Needs: unread bytes at the FIN.
-    Parameters: unread_min_bytes, wait_s, hold_s.
+    Needs: unread bytes at the FIN, or in samples.
+    Parameters: unread_min_bytes, wait_s, full_s, full_min_bytes, hold_s.
     Cannot tell apart: a consumer that is slow from one that leaked the connection, until it goes on for minutes.
     """
 
@@ -54,20 +58,15 @@ class SlowConsumer(Rule[SlowConsumerThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        rows = view.open
-        since_ns = rows["state_ns"][:, TcpState.ESTABLISHED] + rows["established_ns"]
-        waiting = (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0)
-        waiting &= rows["state_ns"][:, TcpState.ESTABLISHED] >= 0
-        waiting &= view.now_ns - since_ns >= self.settings.wait_s * SECOND_NS
-        waiting &= rows["unread_bytes"] >= self.settings.unread_min_bytes
-        found = np.concatenate([*self._ended, rows[waiting][:_KEPT]])
+        found = np.concatenate([*self._ended, self._waiting(view), self._full(view)])
         self._ended = []
         for endpoint_id in np.unique(found["endpoint_id"]).tolist():
             own = found[found["endpoint_id"] == endpoint_id]
-            started_ns = int((own["established_ns"] + own["state_ns"][:, TcpState.ESTABLISHED]).min())
+            started_ns = int(_since_ns(own).min())
             still = bool((own["closed_ns"] < 0).any())
             seen_ns = view.now_ns if still else int(own["closed_ns"].max())
             unread = int(own["unread_bytes"].max())
+            count = f"{len(own)} connection{'s' if len(own) > 1 else ''}"
             yield Sighting(
                 key=endpoint_id,
                 endpoint_id=endpoint_id,
@@ -77,8 +76,8 @@ class SlowConsumer(Rule[SlowConsumerThresholds]):
                 severity=Severity.NOTICE,
                 confidence=0.9,
                 summary=(
-                    f"this side is slow, not {view.label(endpoint_id)}: {len(own)} connection{'s' if len(own) > 1 else ''} "
-                    f"closed by it {(seen_ns - started_ns) / SECOND_NS:.0f} s ago with up to {bytes_text(unread)} not yet read"
+                    f"this side is slow, not {view.label(endpoint_id)}: {count} with up to {bytes_text(unread)} not read "
+                    f"for {(seen_ns - started_ns) / SECOND_NS:.0f} s"
                 ),
                 advice="look at the disk and at what unpacks the layers; if it goes on for minutes, the program has leaked them",
                 evidence={
@@ -88,3 +87,25 @@ class SlowConsumer(Rule[SlowConsumerThresholds]):
                 },
                 suspects=rows_suspects(own, seen_ns - started_ns),
             )
+
+    def _waiting(self, view: View) -> Connections:
+        """Closed by the other side, with something left to read."""
+        rows = view.open
+        waiting = (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0)
+        waiting &= rows["state_ns"][:, TcpState.ESTABLISHED] >= 0
+        waiting &= view.now_ns - _since_ns(rows) >= self.settings.wait_s * SECOND_NS
+        waiting &= rows["unread_bytes"] >= self.settings.unread_min_bytes
+        return rows[waiting][:_KEPT]
+
+    def _full(self, view: View) -> Connections:
+        """Established, much to read, and for long nothing could be sent, as a fresh sample says."""
+        rows = view.open
+        full = (rows["last_state"] == TcpState.ESTABLISHED) & (rows["last_ns"] >= view.now_ns - 3 * SECOND_NS)
+        full &= (rows["unread_bytes"] >= self.settings.full_min_bytes) & (rows["idle_ms"] >= self.settings.full_s * 1000)
+        return rows[full][:_KEPT]
+
+
+def _since_ns(rows: Connections) -> NDArray[np.int64]:
+    """Since when each waits: since it left ESTABLISHED, or since something last came."""
+    left_ns = rows["established_ns"] + rows["state_ns"][:, TcpState.ESTABLISHED]
+    return np.where(rows["last_state"] == TcpState.ESTABLISHED, rows["last_ns"] - rows["idle_ms"] * 1_000_000, left_ns)

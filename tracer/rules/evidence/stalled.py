@@ -9,10 +9,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from tracer.cadence import Owner
 from tracer.clients import family_of
 from tracer.connections import Connections
 from tracer.events import TcpState
 from tracer.findings import Severity
+from tracer.rules.outcomes import ERROR_MAX_BYTES, SHRUNK
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
@@ -32,13 +34,15 @@ class _Progress:
     acked: int
     received_ns: int
     acked_ns: int
-    growing: bool = False  # it was seen to receive something between two samples
 
 
 @dataclass(frozen=True)
 class StalledThresholds(Thresholds):
     """Numbers of the rule `stalled`."""
 
+    answer_s: float = threshold(
+        8, 1, 3600, "nothing received at all for so long after a request (TLS handshakes time out at 10 s)"
+    )
     silence_s: float = threshold(15, 2, 3600, "nothing received for so long although something is due")
     download_min_bytes: int = threshold(65_536, 1, 1 << 40, "so much received makes a connection a download")
     unread_max_bytes: int = threshold(4096, 0, 1 << 30, "more that is not yet read means that this side is slow")
@@ -48,11 +52,12 @@ class StalledThresholds(Thresholds):
 class Stalled(Rule[StalledThresholds]):
     """A transfer hangs: the connection is up, something is due, and nothing comes.
 
-    Finds: a connection on which a request was sent and nothing received since; a download of a program that ends when it is
+    Finds: a connection on which a request was sent and nothing received since, or less than the same request was ever
+        answered with; a download of a program that ends when it is
         done, or that is silent for longer than its client keeps idle connections; in both cases with nothing left to read.
     Matters: dockerd, podman, skopeo and BuildKit wait for ever; nobody is told.
     Needs: samples of open connections (bytes and idle time, once a second).
-    Parameters: silence_s, download_min_bytes, unread_max_bytes, idle_margin_s.
+    Parameters: answer_s, silence_s, download_min_bytes, unread_max_bytes, idle_margin_s.
     Cannot tell apart: a server that hangs from a path that loses everything after the handshake (retransmits tell, where this
         side sends); a finished download whose connection is kept from one that stopped, before the client's own idle time.
     """
@@ -79,7 +84,7 @@ class Stalled(Rule[StalledThresholds]):
         silent = self._silent(view, rows)
         stalled = silent[[self._is_stalled(view, row, silent, rows) for row in silent]] if len(silent) else silent
         for endpoint_id in np.unique(stalled["endpoint_id"]).tolist():
-            self._told[endpoint_id] = view.now_ns
+            self._told[endpoint_id] = view.silent_ns[endpoint_id] = view.now_ns
             yield self._sighting(view, endpoint_id, stalled[stalled["endpoint_id"] == endpoint_id])
         yield from self._over(view, set(stalled["endpoint_id"].tolist()))
 
@@ -96,7 +101,7 @@ class Stalled(Rule[StalledThresholds]):
                 known = _Progress(received, acked, came_ns, int(row["first_seen_ns"]))
             else:
                 if received > known.received:
-                    known.received, known.received_ns, known.growing = received, came_ns, True
+                    known.received, known.received_ns = received, came_ns
                 if acked > known.acked:
                     known.acked, known.acked_ns = acked, at_ns
             progress[key] = known
@@ -107,13 +112,17 @@ class Stalled(Rule[StalledThresholds]):
         fresh = rows["last_ns"] >= view.now_ns - 3 * SECOND_NS
         idle_ms = rows["idle_ms"] + (view.now_ns - rows["last_ns"]) // 1_000_000
         silent = (rows["idle_ms"] >= 0) & (idle_ms >= self.settings.silence_s * 1000)
+        silent |= (rows["bytes_received"] == 0) & (view.now_ns - rows["first_seen_ns"] >= self.settings.answer_s * SECOND_NS)
         return rows[fresh & silent & (rows["unread_bytes"] <= self.settings.unread_max_bytes)]
 
     def _is_stalled(self, view: View, row: Connections, silent: Connections, rows: Connections) -> bool:
         known = self._progress[int(row["skaddr"]), int(row["first_seen_ns"])]
         since_ns = view.now_ns - int(self.settings.silence_s * SECOND_NS)
         if known.received == 0:
-            return known.acked >= _REQUEST_MIN_BYTES and int(row["first_seen_ns"]) <= since_ns
+            return known.acked >= _REQUEST_MIN_BYTES
+        owner = Owner(int(row["endpoint_id"]), int(row["cgroup_id"]), bytes(row["comm"]))
+        if known.received <= ERROR_MAX_BYTES and known.received <= SHRUNK * view.outcomes.usual(owner, known.acked):
+            return True  # the same request was always answered with more
         if known.acked_ns > known.received_ns and known.acked_ns <= since_ns:
             return True  # something was sent after the last answer, and it is long ago
         if known.received < self.settings.download_min_bytes:
@@ -125,7 +134,6 @@ class Stalled(Rule[StalledThresholds]):
         own = rows[rows["pid"] == row["pid"]]
         return bool(
             family.one_shot
-            and known.growing
             and bytes(row["comm"]) not in _UNPACKS
             and row["pid"] >= 0
             and len(own) == int((silent["pid"] == row["pid"]).sum())  # nothing else of this process moves either
