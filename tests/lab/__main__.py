@@ -18,7 +18,7 @@ from tests.lab.images import Images
 from tests.lab.scenario import Label, Scenario, play
 from tests.lab.scenarios import SCENARIOS
 
-OUT = Path("/tmp/lab-out")
+OUT = Path("build/lab")
 PROGRAMS = ("docker-registry", "haproxy", "nginx", "skopeo", "curl", "nft", "ip", "ss", "tc", "unshare", "bash")
 BY_CLIENT = {"ctr": ("containerd", "ctr"), "dockerd": ("dockerd", "docker")}
 _OUTSIDE = "REGTRACE_LAB_OUTSIDE"  # in the environment: the namespace that the lab was started in

@@ -129,7 +129,10 @@ class Stage:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record what happens within, and a little longer."""
-        command = ["record", str(self._trace), "--json", *(f"--registry={spec}" for spec in self.label.endpoints)]
+        roles = self.folder / "roles.toml"
+        roles.write_text("[roles]\n" + "".join(f'"{spec}" = "{role}"\n' for spec, role in self.label.endpoints.items()))
+        specs = [f"--registry={spec}" for spec in self.label.endpoints]
+        command = ["record", str(self._trace), "--json", f"--config={roles}", *specs]
         tracer = Watching(*command)
         try:
             self.label.started_ns = now_ns()

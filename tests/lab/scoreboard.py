@@ -110,8 +110,8 @@ def table(by_set: dict[str, list[Score]]) -> list[str]:
         visible = [entry for entry in faults if entry.in_tcp]
         healthy = [entry for entry in own if entry.fault is None]
         lines.append(
-            f"**{name}**: {sum(entry.named for entry in visible)} of {len(visible)} faults that leave a trace in TCP named rightly"
-            f" ({sum(entry.named for entry in faults)} of all {len(faults)}); false alarms in "
+            f"**{name}**: {sum(entry.named for entry in visible)} of {len(visible)} faults that leave a trace in TCP named "
+            f"rightly ({sum(entry.named for entry in faults)} of all {len(faults)}); false alarms in "
             f"{sum(bool(entry.false_alarms) for entry in healthy)} of {len(healthy)} healthy scenarios"
             f" ({sum(entry.pulls for entry in healthy)} pulls and checks) and {sum(bool(entry.false_alarms) for entry in faults)}"
             f" of {len(faults)} faulty ones."

@@ -29,6 +29,9 @@ DOWNLOADS_MIN = 2
 _REQUESTS_KEPT = 64
 _HANDSHAKE_MIN_BYTES, _SMALLEST_ANSWER_BYTES = 700, 150
 """Where no answer was smaller than a TLS server's handshake, the smallest is taken for a handshake and an empty answer."""
+_HELLO_MIN_BYTES = 400
+"""A TLS handshake and a request are not shorter on the client's side."""
+CLOSE_NOTIFY_BYTES = 32
 _DROP_BYTES, _DROP_TLS_BYTES = 40, 100
 """An answer shrinks by more than the numbers in it do; under TLS, by more than close_notify and session tickets."""
 _CLIENTS_KEPT = 8192
@@ -45,8 +48,14 @@ class Outcome(IntEnum):
 
 
 def same_size(one: int, other: int) -> bool:
-    """Whether two answers are the same but for numbers in headers and signatures in handshakes: 8 bytes or 1 %."""
-    return abs(one - other) <= max(8, 0.01 * max(one, other))
+    """Whether two answers are the same but for numbers in headers, and under TLS for signatures and a close_notify alert."""
+    largest = max(one, other)
+    return abs(one - other) <= max(8 if largest < _HANDSHAKE_MIN_BYTES else CLOSE_NOTIFY_BYTES, 0.01 * largest)
+
+
+def same_request(one: int, other: int) -> bool:
+    """Whether two requests are the same but for a close_notify alert, which a TLS client may or may not have sent at the end."""
+    return one == other or (min(one, other) >= _HELLO_MIN_BYTES and abs(one - other) <= CLOSE_NOTIFY_BYTES)
 
 
 class Outcomes:
@@ -128,7 +137,7 @@ class _Memory:
         return Outcome.SERVED
 
     def _is_shrunk(self, acked: int, received: int) -> bool:
-        least, most, count = self._usual.get(acked, (0, 0, 0))
+        least, most, count = self._usual.get(self._key(acked), (0, 0, 0))
         if count < KNOWN_MIN or received > ERROR_MAX_BYTES:
             return False
         handshake = self._handshake()
@@ -136,8 +145,15 @@ class _Memory:
         if least <= ERROR_MAX_BYTES and same_size(least, most):
             enough = usual - answer >= (_DROP_TLS_BYTES if handshake else _DROP_BYTES)
             return enough and answer <= SHRUNK * usual
-        # requests of this size are answered with anything (layers): only what no blob fits into is less than usual
-        return answer <= TERSE_MAX_BYTES and answer <= usual / 2
+        # Requests of this size are answered with anything (layers): only what no blob fits into is less than usual. What a
+        # handshake takes is not known well enough to say that of an answer under TLS.
+        return not handshake and answer <= TERSE_MAX_BYTES and answer <= usual / 2
+
+    def _key(self, acked: int) -> int:
+        """Under which size a request is known."""
+        if acked in self._usual or not self._handshake():
+            return acked
+        return next((known for known in self._usual if same_request(known, acked)), acked)
 
     def _handshake(self) -> int:
         """What is taken for a TLS handshake in every answer; 0 where there is none."""
@@ -145,11 +161,12 @@ class _Memory:
 
     def usual(self, acked: int) -> int:
         """The least that a request of this size was ever answered with; -1 not known."""
-        least, _, count = self._usual.get(acked, (UNKNOWN, 0, 0))
+        least, _, count = self._usual.get(self._key(acked), (UNKNOWN, 0, 0))
         return least if count >= KNOWN_MIN else UNKNOWN
 
     def _learn(self, acked: int, received: int) -> None:
         self._smallest = received if self._smallest < 0 else min(self._smallest, received)
+        acked = self._key(acked)
         least, most, count = self._usual.pop(acked, (received, received, 0))
         self._usual[acked] = (min(least, received), max(most, received), count + 1)
         if len(self._usual) > _REQUESTS_KEPT:

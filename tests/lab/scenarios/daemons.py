@@ -206,7 +206,8 @@ def _of_each() -> list[Scenario]:
         story("mirror-killed", "The mirror is killed between pulls; they come through.", "mirror-failure", gone, "refused")
         story("mirror-dropped", "The mirror's host is silent; pulls come through, late.", "mirror-failure", silent, "unreachable")
         limited = partial(_limited, name=name, kept=False, attempts=1, tls=True)
-        story("429-tls", "One pull meets a limit of all requests, with TLS.", "rate-limit", limited)
+        summary = "One pull meets a limit of all requests, with TLS."
+        found.append(Scenario(f"{name}-429-tls", summary, name, "rate-limit", limited))
     for name, make in CLIENTS.items():
         tls = partial(_healthy_tls, make=make)
         found.append(Scenario(f"{name}-pulls-tls", f"{PULLS} whole pulls with TLS.", name, None, tls))

@@ -22,6 +22,7 @@ from tests.lab.traffic import (
 )
 
 PULLS = 20
+MANY = 200
 PARALLEL = 4
 CHECKS = 60
 
@@ -196,6 +197,10 @@ SCENARIOS = [
     Scenario("healthy-pulls-tls", "skopeo pulls ten times over TLS, one after another.", "skopeo", None, _pulls_tls),
     Scenario("healthy-pulls-ctr", "ctr pulls ten times.", "ctr", None, partial(_pulls, Containerd, 10, 0.5)),
     Scenario("healthy-pulls-dockerd", "docker pulls ten times.", "dockerd", None, partial(_pulls, Dockerd, 10, 0.5)),
+    *(
+        Scenario(f"healthy-{MANY}-pulls-{name}", f"{MANY} whole pulls by {name}.", name, None, partial(_pulls, new, MANY, 0.1))
+        for name, new in {"skopeo": Skopeo, "ctr": Containerd, "dockerd": Dockerd, "curl": Curl}.items()
+    ),
     Scenario("healthy-pulls-curl", "A script with curl pulls 20 times.", "curl", None, partial(_pulls, Curl, 20, 1)),
     Scenario("healthy-parallel-large", f"{PARALLEL} skopeo pull 140 MB each at once.", "skopeo", None, _parallel),
     Scenario("healthy-slow-server", "nginx sends each body at 1 MB/s; three pulls at once.", "skopeo", None, _nginx_slow),

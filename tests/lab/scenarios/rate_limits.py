@@ -195,7 +195,6 @@ SCENARIOS = [
         "dockerd",
         "rate-limit",
         partial(_dockerd, closed, (0,)),
-        in_tcp=False,
     ),
     Scenario(
         "dockerd-429-every-5s",

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tracer.clients import Family, family_of
 from tracer.findings import Severity
 from tracer.roles import Role
-from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, same_size
+from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, same_request, same_size
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.tokens import has_token_server, refused_token
@@ -110,7 +110,7 @@ class RateLimit(Rule[RateLimitThresholds]):
         for acked, received in visit.exchanges:
             if received > TERSE_MAX_BYTES and not nothing_else:
                 continue  # small layers may be as large as one another
-            known = next((other for other in counts if same_size(received, other[1]) and _same_request(acked, other[0])), None)
+            known = next((other for other in counts if same_size(received, other[1]) and same_request(acked, other[0])), None)
             counts[known or (acked, received)] = counts.get(known or (acked, received), 0) + 1
         if not counts or max(counts.values()) < self.settings.burst_min:
             return None
@@ -137,11 +137,12 @@ class RateLimit(Rule[RateLimitThresholds]):
         if latest.outcome is not Outcome.REFUSED and has_token_server(view, client):
             return None  # in the middle of a pull: see token-expiry
         terse = min((received for _, received in latest.shrunk or latest.exchanges), default=0) <= TERSE_MAX_BYTES
-        if not terse and row < self.settings.attempts_min:
+        if not terse and row < self.settings.attempts_min and not _collapsed(latest):
             return None  # larger than what a proxy says itself: a 404, a 401 or a smaller image as likely
         likely = 0.6 if row < self.settings.attempts_min else 0.7
         rest = 1 - likely
-        causes = {"rate-limit": likely, "server-error": round(rest * 0.6, 2), "other-refusal": round(rest * 0.4, 2)}
+        causes = {"rate-limit": likely, "server-error": round(rest * 0.5, 2), "token-expiry": round(rest * 0.3, 2)}
+        causes["other-refusal"] = round(rest * 0.2, 2)
         first = refused[min(row, len(refused)) - 1] if refused and latest.outcome is Outcome.REFUSED else latest
         answer = min(latest.shrunk, key=lambda exchange: exchange[1]) if latest.shrunk else latest.exchanges[-1]
         said = f"requests that used to get more got {answer[1]} bytes, {row} time{'s' if row > 1 else ''} in a row"
@@ -178,6 +179,15 @@ class RateLimit(Rule[RateLimitThresholds]):
         )
 
 
+def _collapsed(visit: Visit) -> bool:
+    """Whether different requests, one of which used to get more, were all answered with the same few bytes."""
+    if visit.outcome is not Outcome.REFUSED or len(visit.exchanges) < 2:
+        return False
+    first = visit.exchanges[0]
+    different = any(not same_request(acked, first[0]) for acked, _ in visit.exchanges)
+    return different and all(same_size(received, first[1]) for _, received in visit.exchanges)
+
+
 def _common(visits: list[Visit]) -> tuple[int, int] | None:
     """An exchange that all visits of one process have in common and that was no download."""
     if len({visit.pid for visit in visits}) > 1 or visits[-1].pid < 0 or not all(visit.one_process for visit in visits):
@@ -186,16 +196,8 @@ def _common(visits: list[Visit]) -> tuple[int, int] | None:
         if received > ERROR_MAX_BYTES:
             continue
         if all(
-            any(_same_request(acked, other[0]) and same_size(received, other[1]) for other in visit.exchanges)
+            any(same_request(acked, other[0]) and same_size(received, other[1]) for other in visit.exchanges)
             for visit in visits[:-1]
         ):
             return acked, received
     return None
-
-
-_CLOSE_NOTIFY_BYTES = 24
-"""A TLS client may or may not have sent its close_notify alert when the connection ended."""
-
-
-def _same_request(one: int, other: int) -> bool:
-    return abs(one - other) <= _CLOSE_NOTIFY_BYTES

@@ -25,6 +25,8 @@ _ADVICE = (
     "find what restarts it and stop that first (a service whose start fails, a pod in back-off, a loop in a script); "
     "waiting does not help, and every attempt counts against the quota"
 )
+_REFUSED_CAUSES = {"causes": {"rate-limit": 0.5, "server-error": 0.3, "other-refusal": 0.2}}
+"""Why a registry that answers each time gives next to nothing, where nothing else tells."""
 _FRUITLESS = (Outcome.FAILED, Outcome.REFUSED, Outcome.TERSE)
 
 
@@ -160,7 +162,8 @@ class RetryStorm(Rule[RetryStormThresholds]):
                 "likely_client": likely,
                 "new_process_each_time": new_process,
                 "outcomes": _tally(run),
-            },
+            }
+            | (_REFUSED_CAUSES if failed and any(visit.established for visit in run) else {}),
             suspects=view.suspects([owner.endpoint_id], run[0].start_ns, lambda other: other is client),
         )
 

@@ -111,7 +111,7 @@ class Stalled(Rule[StalledThresholds]):
         """Those with a fresh sample that says that nothing came for long, and that all was read."""
         fresh = rows["last_ns"] >= view.now_ns - 3 * SECOND_NS
         idle_ms = rows["idle_ms"] + (view.now_ns - rows["last_ns"]) // 1_000_000
-        silent = (rows["idle_ms"] >= 0) & (idle_ms >= self.settings.silence_s * 1000)
+        silent = (rows["idle_ms"] >= 0) & (idle_ms >= min(self.settings.answer_s, self.settings.silence_s) * 1000)
         silent |= (rows["bytes_received"] == 0) & (view.now_ns - rows["first_seen_ns"] >= self.settings.answer_s * SECOND_NS)
         return rows[fresh & silent & (rows["unread_bytes"] <= self.settings.unread_max_bytes)]
 
@@ -123,6 +123,8 @@ class Stalled(Rule[StalledThresholds]):
         owner = Owner(int(row["endpoint_id"]), int(row["cgroup_id"]), bytes(row["comm"]))
         if known.received <= ERROR_MAX_BYTES and known.received <= SHRUNK * view.outcomes.usual(owner, known.acked):
             return True  # the same request was always answered with more
+        if view.now_ns - known.received_ns < self.settings.silence_s * SECOND_NS:
+            return False
         if known.acked_ns > known.received_ns and known.acked_ns <= since_ns:
             return True  # something was sent after the last answer, and it is long ago
         if known.received < self.settings.download_min_bytes:
