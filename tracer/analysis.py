@@ -181,7 +181,7 @@ class Analysis:
         self._first_ns = -1
         self._last_ns = -1
         self._reached_ns = -1
-        view = View(source, resolution_ns, self.endpoints, self._roles, self._tracker.open)
+        view = View(source, resolution_ns, self.endpoints, self._roles, self._tracker.open_where)
         self._view = view
         self._engine = Engine(settings.rules() if settings is not None else (), view)
 

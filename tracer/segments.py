@@ -7,6 +7,7 @@ shape (n_events,) and holds the index of each event's segment.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -30,6 +31,14 @@ _LAST_KNOWN = (
 def take(records: NDArray[np.void], index: NDArray[np.intp]) -> NDArray[np.void]:
     """`records[index]`, several times faster: structures are moved as words instead of field by field."""
     return words(records).take(index, axis=0).reshape(-1).view(records.dtype)
+
+
+def joined(pieces: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+    """`np.concatenate` of structures of one dtype, several times faster: as words. There must be a piece."""
+    if len(pieces) == 1:
+        return pieces[0]
+    dtype = pieces[0].dtype
+    return np.concatenate([words(np.ascontiguousarray(piece)) for piece in pieces]).reshape(-1).view(dtype)
 
 
 def words(records: NDArray[np.void]) -> NDArray[np.uint64]:

@@ -11,19 +11,20 @@ belongs to no visit.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer.cadence import Owner, owner_keys
-from tracer.clients import family_of
+from tracer.clients import FAMILIES, family_of
 from tracer.connections import Connections
-from tracer.events import TS_NS_MAX, EventFlag, Events, is_opening, valid
+from tracer.events import TS_NS_MAX, EventFlag, Events, TcpState, is_opening, valid
 from tracer.lifecycle import CloseReason
-from tracer.segments import take
+from tracer.segments import group_starts, take
 
 VISIT_GAP_NS = 500_000_000
 """Two round trips around the earth; the fastest retry of a client known is after a second."""
@@ -104,14 +105,21 @@ class Visit:
 class Client:
     """What one process name in one cgroup did at one endpoint: its latest visits, oldest first."""
 
-    __slots__ = ("last_ns", "opens", "owner", "received_max", "visits")
+    __slots__ = ("last_ns", "one_shot", "opens", "owner", "received_max", "visits")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
+        self.one_shot = family_of(owner.comm).one_shot  # its processes are told apart
         self.visits: deque[Visit] = deque(maxlen=VISITS_KEPT)
         self.opens = 0
         self.received_max = UNKNOWN  # of any connection ever
         self.last_ns = UNKNOWN  # of the last opening or end
+
+    def visit_at(self, pid: int, at_ns: int) -> Visit | None:
+        """The visit in which a connection of a process was opened at a time."""
+        if self.one_shot:
+            return self.visit_of(pid, at_ns)
+        return next((visit for visit in reversed(self.visits) if visit.start_ns <= at_ns), None)
 
     def visit_of(self, pid: int, at_ns: int = TS_NS_MAX) -> Visit | None:
         """The latest visit of a process that had begun by then; None if there is none."""
@@ -130,13 +138,13 @@ class VisitTracker:
     how the trace was read.
 
     Attributes:
-        clients: by owner, the least recently active first.
+        clients: by owner.
         touched: clients that opened or ended a connection since the last `settle`.
     """
 
     def __init__(self, gap_ns: int = VISIT_GAP_NS) -> None:
         self._gap_ns = gap_ns
-        self.clients: OrderedDict[Owner, Client] = OrderedDict()
+        self.clients: dict[Owner, Client] = {}
         self.touched: dict[Owner, Client] = {}
         self.forgotten = 0
         self._by_name: dict[tuple[int, bytes], dict[Owner, Client]] = {}
@@ -144,10 +152,14 @@ class VisitTracker:
     def settle(self) -> None:
         """Begin a new interval."""
         self.touched = {}
-        while len(self.clients) > CLIENTS_MAX:
-            owner, _ = self.clients.popitem(last=False)
-            self._by_name[owner.cgroup_id, owner.comm].pop(owner)
-            if not self._by_name[owner.cgroup_id, owner.comm]:
+        excess = len(self.clients) - CLIENTS_MAX
+        if excess <= 0:
+            return
+        for _, owner in sorted((client.last_ns, owner) for owner, client in self.clients.items())[: excess + CLIENTS_MAX // 8]:
+            del self.clients[owner]
+            own = self._by_name[owner.cgroup_id, owner.comm]
+            del own[owner]
+            if not own:
                 del self._by_name[owner.cgroup_id, owner.comm]
             self.forgotten += 1
 
@@ -160,115 +172,175 @@ class VisitTracker:
         opening = take(np.ascontiguousarray(events), np.flatnonzero(is_opening(events)))
         if len(opening):
             self._add_openings(opening)
-        ended = ended[ended["opened_ns"] >= 0]
-        if len(ended):
-            self._add_ended(ended)
+        seen_open = ended["opened_ns"] >= 0
+        if seen_open.any():
+            self._add_ended(ended if seen_open.all() else take(ended, np.flatnonzero(seen_open)))
 
     def _client(self, owner: Owner) -> Client:
-        client = self.clients.pop(owner, None)
+        client = self.clients.get(owner)
         if client is None:
-            client = Client(owner)
+            client = self.clients[owner] = Client(owner)
             self._by_name.setdefault((owner.cgroup_id, owner.comm), {})[owner] = client
-        self.clients[owner] = self.touched[owner] = client
+        self.touched[owner] = client
         return client
 
     def _add_openings(self, opening: Events) -> None:
         known = opening["flags"] & np.uint32(EventFlag.OWNER | EventFlag.HAS_TASK) == EventFlag.OWNER | EventFlag.HAS_TASK
         pids = np.where(known, opening["pid"].astype(np.int64), UNKNOWN)
-        comms = np.where(known, opening["comm"], b"").astype("S16")
+        comms = opening["comm"] if known.all() else np.where(known, opening["comm"], b"").astype("S16")
         cgroups = np.where(known & valid(opening, "cgroup_id"), opening["cgroup_id"].astype(np.int64), UNKNOWN)
-        for owner, index in _grouped(opening["endpoint_id"], cgroups, comms):
+        groups = _Groups(opening["endpoint_id"], cgroups, comms, pids)
+        times_ns = opening["ts_ns"].astype(np.int64)[groups.order]
+        pids = pids[groups.order]
+        pauses = np.zeros(len(times_ns), bool)
+        pauses[1:] = times_ns[1:] - times_ns[:-1] > self._gap_ns
+        pauses[groups.start] = False
+        columns = zip(
+            groups.owners(),
+            groups.start.tolist(),
+            groups.end.tolist(),
+            np.logical_or.reduceat(pauses, groups.start).tolist(),
+            np.minimum.reduceat(pids, groups.start).tolist(),
+            np.maximum.reduceat(pids, groups.start).tolist(),
+            strict=True,
+        )
+        for owner, start, end, paused, pid_min, pid_max in columns:
             client = self._client(owner)
-            times_ns = opening["ts_ns"][index].astype(np.int64)
-            if family_of(owner.comm).one_shot:
-                for at_ns, pid in zip(times_ns.tolist(), pids[index].tolist(), strict=True):
-                    self._open_one(client, at_ns, pid)
-            else:
-                self._extend(client, times_ns, pids[index])
-            client.opens += len(times_ns)
-            client.last_ns = max(client.last_ns, int(times_ns.max()))
+            pieces = [(start, end)]
+            if paused:
+                edges = [start, *(np.flatnonzero(pauses[start:end]) + start).tolist(), end]
+                pieces = list(pairwise(edges))
+            for first, last in pieces:
+                one = pid_min if pid_min == pid_max or (pids[first:last] == pids[first]).all() else None
+                self._open(client, int(times_ns[first]), int(times_ns[last - 1]), last - first, int(pids[first]), one)
+            client.opens += end - start
+            client.last_ns = max(client.last_ns, int(times_ns[start:end].max()))
 
-    def _open_one(self, client: Client, at_ns: int, pid: int) -> None:
-        """An opening of a program whose processes are told apart."""
-        visit = client.visit_of(pid)
-        if visit is None or at_ns - visit.last_open_ns > self._gap_ns:
-            visit = Visit(at_ns, pid)
+    def _open(self, client: Client, first_ns: int, last_ns: int, count: int, pid: int, one: int | None) -> None:
+        """Openings without a pause between them; `one` is their process if it is one."""
+        latest = client.visits[-1] if client.visits else None
+        visit = client.visit_of(pid) if client.one_shot else latest
+        if visit is None or first_ns - visit.last_open_ns > self._gap_ns:
+            visit = Visit(first_ns, pid)
             client.visits.append(visit)
-        visit.opens += 1
-        visit.last_open_ns = at_ns
-
-    def _extend(self, client: Client, times_ns: NDArray[np.int64], pids: NDArray[np.int64]) -> None:
-        last_ns = client.visits[-1].last_open_ns if client.visits else -self._gap_ns - 1
-        before = np.concatenate([[last_ns], times_ns[:-1]])
-        starts = np.flatnonzero(times_ns - before > self._gap_ns).tolist()
-        edges = starts if starts and starts[0] == 0 else [0, *starts]
-        for start, end in zip(edges, [*edges[1:], len(times_ns)], strict=True):
-            if start in starts or not client.visits:
-                client.visits.append(Visit(int(times_ns[start]), int(pids[start])))
-            visit = client.visits[-1]
-            visit.opens += end - start
-            visit.last_open_ns = int(times_ns[end - 1])
-            visit.one_process &= bool((pids[start:end] == visit.pid).all())
+        visit.opens += count
+        visit.last_open_ns = last_ns
+        visit.one_process = visit.one_process and one is not None and visit.pid == pid
 
     def _add_ended(self, ended: Connections) -> None:
-        for owner, index in _grouped(ended["endpoint_id"], ended["cgroup_id"], ended["comm"]):
-            rows = ended if len(index) == len(ended) else take(ended, index)
+        groups = _Groups(ended["endpoint_id"], ended["cgroup_id"], ended["comm"], ended["pid"])
+        sums = _Sums(ended, groups)
+        for number, owner in enumerate(groups.owners()):
             client = self._client(owner)
-            client.last_ns = max(client.last_ns, int(rows["last_ns"].max()))
-            client.received_max = max(client.received_max, int(rows["bytes_received"].max()))
-            if family_of(owner.comm).one_shot:
-                for row in rows:
-                    visit = client.visit_of(int(row["pid"]), int(row["opened_ns"]) + _CPU_SKEW_NS)
-                    if visit is not None:
-                        _add_rows(visit, row.reshape(1))
-                continue
-            starts_ns = np.array([visit.start_ns for visit in client.visits], np.int64)
-            number = np.searchsorted(starts_ns, rows["opened_ns"] + _CPU_SKEW_NS, "right") - 1
-            for visit_number in np.unique(number[number >= 0]).tolist():
-                own = number == visit_number
-                _add_rows(client.visits[visit_number], rows if own.all() else rows[own])
+            client.last_ns = max(client.last_ns, sums.last_ns[number])
+            client.received_max = max(client.received_max, sums.any_received_max[number])
+            visit = client.visit_at(sums.pid[number], sums.opened_min_ns[number] + _CPU_SKEW_NS)
+            if visit is not None and (visit is client.visits[-1] or sums.count[number] == 1):
+                sums.add(number, visit)
+            elif len(groups.order) > 1:  # of several visits: one by one
+                index = groups.order[groups.start[number] : groups.end[number]]
+                for row in np.sort(index).tolist():
+                    own = client.visit_at(int(ended["pid"][row]), int(ended["opened_ns"][row]) + _CPU_SKEW_NS)
+                    if own is not None:
+                        single = take(ended, np.array([row]))
+                        _Sums(single, _Groups(single["endpoint_id"], single["cgroup_id"], single["comm"], single["pid"])).add(
+                            0, own
+                        )
 
 
-def _add_rows(visit: Visit, rows: Connections) -> None:
-    """Sum up ended connections of one visit."""
-    visit.ended += len(rows)
-    reasons = np.bincount(rows["close_reason"], minlength=_N_REASONS)
-    for reason in np.flatnonzero(reasons).tolist():
-        visit.reasons[reason] += int(reasons[reason])
-    established = (rows["established_ns"] >= 0) | (rows["state_ns"][:, 1] >= 0)
-    visit.established += int(established.sum())
-    received = rows["bytes_received"]
-    sized = received[established & (received >= 0)]
-    visit.sized += len(sized)
-    if len(sized):
-        visit.received += int(sized.sum())
-        visit.received_max = max(visit.received_max, int(sized.max()))
-        least = int(sized.min())
+class _Groups:
+    """Records side by side by client, and by process where processes are told apart.
+
+    Attributes:
+        order: indexes of the records, group by group, each group in its order.
+        start, end: bounds of each group in `order`.
+    """
+
+    def __init__(
+        self,
+        endpoint_id: NDArray[np.uint32],
+        cgroup_id: NDArray[np.int64],
+        comm: NDArray[np.bytes_],
+        pid: NDArray[np.int64],
+    ) -> None:
+        comm = np.ascontiguousarray(comm)
+        keys = owner_keys(endpoint_id, cgroup_id, comm)
+        head = comm.view(np.uint64)[::2]
+        one_shot = np.isin(head, _ONE_SHOT_HEADS)
+        if one_shot.any():
+            with np.errstate(over="ignore"):
+                keys = np.where(one_shot, (keys ^ pid.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15), keys)
+        self.order = np.argsort(keys, kind="stable")
+        keys = keys[self.order]
+        self.start = np.flatnonzero(group_starts(keys))
+        self.end = np.append(self.start[1:], len(keys))
+        first = self.order[self.start]
+        self._owners = list(map(Owner, endpoint_id[first].tolist(), cgroup_id[first].tolist(), comm[first].tolist()))
+
+    def owners(self) -> list[Owner]:
+        """Whose each group is."""
+        return self._owners
+
+
+def _heads(names: Iterable[bytes]) -> NDArray[np.uint64]:
+    """The first eight bytes of process names, as one integer each."""
+    return np.array([name.ljust(16, b"\0")[:8] for name in names], "S8").view(np.uint64)
+
+
+_ONE_SHOT_HEADS = _heads(name for name, family in FAMILIES.items() if family.one_shot)
+
+
+class _Sums:
+    """What the connections of each group come to, by group."""
+
+    def __init__(self, ended: Connections, groups: _Groups) -> None:
+        order, start = groups.order, groups.start
+        self._start, self._end = start, groups.end
+        established = ((ended["established_ns"] >= 0) | (ended["state_ns"][:, TcpState.ESTABLISHED] >= 0))[order]
+        received, acked = ended["bytes_received"][order], ended["bytes_acked"][order]
+        sized = established & (received >= 0)
+        self._received, self._acked = received, acked
+        self._exchanged = sized & (acked > 0)
+        self.count = (groups.end - start).tolist()
+        self.pid = ended["pid"][order[start]].tolist()
+        self.established = _added(established.astype(np.int64), start)
+        self.sized = _added(sized.astype(np.int64), start)
+        self.received = _added(np.where(sized, received, 0), start)
+        self.received_max = np.maximum.reduceat(np.where(sized, received, UNKNOWN), start).tolist()
+        self.received_min = np.minimum.reduceat(np.where(sized, received, TS_NS_MAX), start).tolist()
+        self.any_received_max = np.maximum.reduceat(received, start).tolist()
+        self.acked = _added(np.maximum(acked, 0), start)
+        self.retransmits = _added(np.maximum(ended["retransmits"][order], 0), start)
+        self.last_ns = np.maximum.reduceat(ended["last_ns"][order], start).tolist()
+        self.longest_ns = np.maximum.reduceat(ended["lifetime_ns"][order], start).tolist()
+        self.opened_min_ns = np.minimum.reduceat(ended["opened_ns"][order], start).tolist()
+        group = np.repeat(np.arange(len(start)), groups.end - start)
+        codes = group * _N_REASONS + ended["close_reason"][order]
+        self.reasons = np.bincount(codes, minlength=len(start) * _N_REASONS).reshape(-1, _N_REASONS).tolist()
+
+    def add(self, number: int, visit: Visit) -> None:
+        """Add a group to its visit."""
+        visit.ended += self.count[number]
+        visit.established += self.established[number]
+        visit.reasons = [had + new for had, new in zip(visit.reasons, self.reasons[number], strict=True)]
+        visit.acked += self.acked[number]
+        visit.retransmits += self.retransmits[number]
+        visit.last_end_ns = max(visit.last_end_ns, self.last_ns[number])
+        visit.longest_ns = max(visit.longest_ns, self.longest_ns[number])
+        if not self.sized[number]:
+            return
+        visit.sized += self.sized[number]
+        visit.received += self.received[number]
+        visit.received_max = max(visit.received_max, self.received_max[number])
+        least = self.received_min[number]
         visit.received_min = least if visit.received_min < 0 else min(visit.received_min, least)
-    acked = rows["bytes_acked"]
-    room = EXCHANGES_KEPT - len(visit.exchanges)
-    if room > 0:
-        known = np.flatnonzero(established & (received >= 0) & (acked > 0))[:room]
-        visit.exchanges += zip(acked[known].tolist(), received[known].tolist(), strict=True)
-    visit.acked += int(acked[acked > 0].sum())
-    retransmits = rows["retransmits"]
-    visit.retransmits += int(retransmits[retransmits > 0].sum())
-    visit.last_end_ns = max(visit.last_end_ns, int(rows["last_ns"].max()))
-    visit.longest_ns = max(visit.longest_ns, int(rows["lifetime_ns"].max()))
+        room = EXCHANGES_KEPT - len(visit.exchanges)
+        if room > 0:
+            own = slice(self._start[number], self._end[number])
+            known = np.flatnonzero(self._exchanged[own])[:room]
+            visit.exchanges += zip(self._acked[own][known].tolist(), self._received[own][known].tolist(), strict=True)
 
 
-def _grouped(
-    endpoint_id: NDArray[np.uint32], cgroup_id: NDArray[np.int64], comm: NDArray[np.bytes_]
-) -> Iterator[tuple[Owner, NDArray[np.intp]]]:
-    """Each owner with the indexes of what is its, in the order of first appearance."""
-    keys = owner_keys(endpoint_id, cgroup_id, comm)
-    if len(keys) and (keys == keys[0]).all():
-        yield Owner(int(endpoint_id[0]), int(cgroup_id[0]), bytes(comm[0])), np.arange(len(keys))
-        return
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    ends = np.cumsum(np.bincount(group))
-    pieces = np.split(order, ends[:-1])
-    for number in np.argsort(first).tolist():
-        at = int(first[number])
-        yield Owner(int(endpoint_id[at]), int(cgroup_id[at]), bytes(comm[at])), pieces[number]
+def _added(values: NDArray[np.int64], start: NDArray[np.intp]) -> list[int]:
+    sums: list[int] = np.add.reduceat(values, start).tolist()
+    return sums

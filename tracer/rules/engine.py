@@ -20,7 +20,7 @@ from tracer.findings import Finding, FindingState, Severity
 from tracer.rules.rule import Answer, Over, Rule, Sighting
 from tracer.rules.view import Ended, View
 
-TICK_NS = 250_000_000
+TICK_NS = 500_000_000
 SECOND_NS = 1_000_000_000
 QUIET_NS = 330 * SECOND_NS
 """Longer than any rule waits for something that does not come (textbook/token-aging: 270 s; the default token: 300 s)."""

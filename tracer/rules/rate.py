@@ -9,7 +9,7 @@ import numpy as np
 
 from tracer.events import Events, is_opening
 
-BIN_NS = 250_000_000
+BIN_NS = 500_000_000
 """The engine's tick: a bin is whole when the rules are asked."""
 
 

@@ -21,6 +21,8 @@ from tracer.roles import Role
 from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcomes
 from tracer.visits import Client, Visit, VisitTracker
 
+Wanted = Callable[[Connections], NDArray[np.bool_]]
+SCAN_NS = 1_000_000_000
 SUSPECTS_MAX = 5
 _LOSSES_KEPT = 100
 _MIN_RATE_NS = 5_000_000_000
@@ -55,13 +57,19 @@ class View:
         established_ns: boottime of the latest establishment by endpoint, the least recent first.
         judged: clients of which a visit's outcome became known at this tick.
         final: the trace is over: this is the last tick.
+        scan: rules that look at open connections should; once a second, as samples come.
         ended: episodes that were declared over at this tick.
         outcomes: what visits came to, and what requests are usually answered with.
         silent_ns: boottime until which an endpoint was found to leave requests unanswered, by endpoint id.
     """
 
     def __init__(
-        self, source: str, resolution_ns: int, labels: dict[int, str], roles: dict[int, Role], rows: Callable[[], Connections]
+        self,
+        source: str,
+        resolution_ns: int,
+        labels: dict[int, str],
+        roles: dict[int, Role],
+        rows: Callable[[Wanted], Connections],
     ) -> None:
         self.source = source
         self.resolution_ns = resolution_ns
@@ -72,18 +80,16 @@ class View:
         self.visits = VisitTracker()
         self.established_ns: OrderedDict[int, int] = OrderedDict()
         self.ended: list[Ended] = []
-        self.final = False
+        self.final = self.scan = False
         self.judged: list[Client] = []
         self.outcomes = Outcomes()
         self.silent_ns: dict[int, int] = {}
         self._sandwiches: dict[int, int] = {}
         self._rows = rows
-        self._open: Connections | None = None
         self._losses: deque[tuple[int, int, int]] = deque(maxlen=_LOSSES_KEPT)
 
     def note(self, events: Events, ended: Connections) -> None:
         """Take the next piece."""
-        self._open = None
         if self.since_ns < 0 and len(events):
             self.since_ns = int(events["ts_ns"][0])
         self.visits.add(events, ended)
@@ -111,7 +117,7 @@ class View:
         """Set the time, and judge the visits that are over."""
         self.now_ns = now_ns
         self.ended = []
-        self._open = None
+        self.scan = self.final or now_ns % SCAN_NS == 0
         self.judged = self.outcomes.judge(self.visits.touched, now_ns, self.final)
         for client in self.judged:
             self._learn_role(client)
@@ -132,12 +138,9 @@ class View:
     def _elsewhere(self, client: Client) -> list[Client]:
         return [other for other in self.visits.of(client.owner.cgroup_id, client.owner.comm) if other is not client]
 
-    @property
-    def open(self) -> Connections:
-        """The connections that are open now; made once a tick."""
-        if self._open is None:
-            self._open = self._rows()
-        return self._open
+    def open_where(self, wanted: Wanted) -> Connections:
+        """The connections that are open now and wanted, told by their rows; asked at scans only."""
+        return self._rows(wanted)
 
     def label(self, endpoint_id: int) -> str:
         """The name of an endpoint."""

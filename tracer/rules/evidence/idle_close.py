@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +12,7 @@ from tracer.connections import Connections, by_endpoint
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
@@ -47,21 +47,20 @@ class IdleClose(Rule[IdleCloseThresholds]):
 
     def __init__(self, settings: IdleCloseThresholds) -> None:
         super().__init__(settings)
-        self._rows: OrderedDict[int, list[Connections]] = OrderedDict()
+        self._rows: dict[int, KeptRows] = {}
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
         idle = (ended["close_reason"] == CloseReason.PEER) & (ended["idle_ms"] >= self.settings.idle_s * 1000)
         idle &= (ended["unread_bytes"] >= 0) & (ended["unread_bytes"] <= self.settings.unread_max_bytes)
         for endpoint_id, own in by_endpoint(ended[idle]):
-            kept = self._rows.setdefault(endpoint_id, [])
-            kept += [row.reshape(1) for row in own[: _KEPT - len(kept)]]
+            self._rows.setdefault(endpoint_id, KeptRows(_KEPT)).add(own)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        found, self._rows = self._rows, OrderedDict()
+        found, self._rows = self._rows, {}
         for endpoint_id in sorted(found):
-            rows = np.concatenate(found[endpoint_id])
+            rows = found[endpoint_id].rows()
             idle_s = float(np.median(rows["idle_ms"])) / 1000
             drain = len(rows) >= self.settings.drain_min
             what = "a server is probably taken out" if drain else "its time-out for idle connections"

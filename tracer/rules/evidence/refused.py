@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from tracer.connections import Connections, by_endpoint
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
@@ -35,8 +34,7 @@ class _Seen:
     """What is known of one endpoint's refusals."""
 
     def __init__(self) -> None:
-        self.rows: list[Connections] = []
-        self.count = 0
+        self.kept = KeptRows(_ROWS_KEPT)
         self.first_ns = self.last_ns = -1
 
 
@@ -65,11 +63,9 @@ class Refused(Rule[RefusedThresholds]):
         for endpoint_id, own in by_endpoint(rows):
             seen = self._seen.pop(endpoint_id, None) or _Seen()
             self._seen[endpoint_id] = seen
-            seen.count += len(own)
+            seen.kept.add(own)
             seen.first_ns = int(own["first_seen_ns"][0]) if seen.first_ns < 0 else seen.first_ns
             seen.last_ns = max(seen.last_ns, int(own["last_ns"].max()))
-            room = _ROWS_KEPT - len(seen.rows)
-            seen.rows += [row.reshape(1) for row in own[:room]]
             self._fresh.add(endpoint_id)
 
     def judge(self, view: View) -> Iterable[Answer]:
@@ -94,9 +90,9 @@ class Refused(Rule[RefusedThresholds]):
         self._fresh.discard(endpoint_id)
 
     def _sighting(self, view: View, endpoint_id: int, seen: _Seen) -> Sighting:
-        rows = np.concatenate(seen.rows)
+        rows, count = seen.kept.rows(), seen.kept.count
         addresses = sorted({address_text(row.tobytes()) or "?" for row in rows["raddr"]})
-        many = seen.count >= self.settings.critical_count
+        many = count >= self.settings.critical_count
         return Sighting(
             key=endpoint_id,
             endpoint_id=endpoint_id,
@@ -105,8 +101,8 @@ class Refused(Rule[RefusedThresholds]):
             hold_ns=int(self.settings.hold_s * SECOND_NS),
             severity=Severity.CRITICAL if many else Severity.WARNING,
             confidence=0.98 if many else 0.9,
-            summary=f"{view.label(endpoint_id)} refuses connections: {seen.count} so far, at {', '.join(addresses[:3])}",
+            summary=f"{view.label(endpoint_id)} refuses connections: {count} so far, at {', '.join(addresses[:3])}",
             advice="is the registry (or its proxy) running, and listening on this port? is the port right?",
-            evidence={"refused": seen.count, "addresses": addresses[:10]},
+            evidence={"refused": count, "addresses": addresses[:10]},
             suspects=rows_suspects(rows, seen.last_ns - seen.first_ns),
         )

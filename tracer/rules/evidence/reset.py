@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,11 +16,11 @@ from tracer.lifecycle import CloseReason
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
+from tracer.segments import joined
 from tracer.text import bytes_text
 
 _ROWS_KEPT = 64
 _ENDPOINTS_MAX = 4096
-_PIECES_KEPT = 512
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,24 @@ class _Recent:
     """What ended at one endpoint lately."""
 
     def __init__(self) -> None:
-        self.rows: deque[Connections] = deque(maxlen=_ROWS_KEPT)  # reset ones
-        self.ended: deque[tuple[int, int, int]] = deque(maxlen=_PIECES_KEPT)  # when, how many, how many downloads
+        self._rows: list[Connections] = []  # reset ones
+        self.ended: dict[int, list[int]] = {}  # how many, and how many downloads, by second
+
+    def count(self, second: int, ended: int, downloads: int) -> None:
+        own = self.ended.setdefault(second, [0, 0])
+        own[0] += ended
+        own[1] += downloads
+
+    def keep(self, rows: Connections) -> None:
+        self._rows.append(rows)
+
+    def since(self, since_ns: int) -> Connections:
+        """The latest resets since then; what is older is forgotten."""
+        self.ended = {second: own for second, own in self.ended.items() if second >= since_ns // SECOND_NS}
+        rows = joined(self._rows)
+        rows = rows[rows["last_ns"] > since_ns][-_ROWS_KEPT:]
+        self._rows = [rows]
+        return rows
 
 
 class Reset(Rule[ResetThresholds]):
@@ -66,16 +82,27 @@ class Reset(Rule[ResetThresholds]):
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
-        used = ended[(ended["state_ns"][:, TcpState.ESTABLISHED] >= 0) & (ended["last_ns"] > 0)]
-        for endpoint_id, own in by_endpoint(used):
-            recent = self._recent.pop(endpoint_id, None) or _Recent()
-            self._recent[endpoint_id] = recent
-            reset = (own["close_reason"] == CloseReason.RESET) & (own["idle_ms"] <= self.settings.idle_max_s * 1000)
-            downloads = own["bytes_received"] >= self.settings.download_min_bytes
-            recent.ended.append((int(own["last_ns"].max()), len(own), int(downloads.sum())))
-            if reset.any():
-                recent.rows.extend(row.reshape(1) for row in own[reset][-_ROWS_KEPT:])
-                self._fresh.add(endpoint_id)
+        if not len(ended):
+            return
+        used = (ended["established_ns"] >= 0) | (ended["state_ns"][:, TcpState.ESTABLISHED] >= 0)
+        downloads = used & (ended["bytes_received"] >= self.settings.download_min_bytes)
+        reset = used & (ended["close_reason"] == CloseReason.RESET) & (ended["idle_ms"] <= self.settings.idle_max_s * 1000)
+        numbers, which = np.unique(ended["endpoint_id"], return_inverse=True)
+        columns = zip(
+            numbers.tolist(),
+            np.bincount(which, used, len(numbers)).astype(int).tolist(),
+            np.bincount(which, downloads, len(numbers)).astype(int).tolist(),
+            strict=True,
+        )
+        second = int(ended["last_ns"].max()) // SECOND_NS
+        for endpoint_id, count, large in columns:
+            recent = self._recent.get(endpoint_id)
+            if recent is None:
+                recent = self._recent[endpoint_id] = _Recent()
+            recent.count(second, count, large)
+        for endpoint_id, own in by_endpoint(ended[reset]):
+            self._recent[endpoint_id].keep(own)
+            self._fresh.add(endpoint_id)
         while len(self._recent) > _ENDPOINTS_MAX:
             self._fresh.discard(self._recent.popitem(last=False)[0])
 
@@ -85,14 +112,11 @@ class Reset(Rule[ResetThresholds]):
         fresh, self._fresh = sorted(self._fresh), set()
         for endpoint_id in fresh:
             recent = self._recent[endpoint_id]
-            while recent.ended and recent.ended[0][0] <= since_ns:
-                recent.ended.popleft()
-            rows = np.concatenate(list(recent.rows))
-            rows = rows[rows["last_ns"] > since_ns]
+            rows = recent.since(since_ns)
             downloads = rows["bytes_received"] >= self.settings.download_min_bytes
             cut = int(downloads.sum())
-            all_ended = sum(count for _, count, _ in recent.ended)
-            all_downloads = sum(count for _, _, count in recent.ended)
+            all_ended = sum(count for count, _ in recent.ended.values())
+            all_downloads = sum(count for _, count in recent.ended.values())
             many_cut = cut >= self.settings.downloads_min and cut >= self.settings.share_min * all_downloads
             many = len(rows) >= self.settings.count_min and len(rows) >= self.settings.share_min * all_ended
             if not many_cut and not many:

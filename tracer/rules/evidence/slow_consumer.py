@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from tracer.connections import Connections
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
+from tracer.segments import joined
 from tracer.text import bytes_text
 
 _KEPT = 256
@@ -48,18 +50,19 @@ class SlowConsumer(Rule[SlowConsumerThresholds]):
 
     def __init__(self, settings: SlowConsumerThresholds) -> None:
         super().__init__(settings)
-        self._ended: list[Connections] = []
+        self._ended = KeptRows(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
         waited = ended["state_ns"][:, TcpState.CLOSE_WAIT] >= self.settings.wait_s * SECOND_NS
         rows = ended[waited & (ended["unread_bytes"] >= self.settings.unread_min_bytes)]
-        self._ended += [row.reshape(1) for row in rows[: _KEPT - len(self._ended)]]
+        self._ended.add(rows)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        found = np.concatenate([*self._ended, self._waiting(view), self._full(view)])
-        self._ended = []
+        if not view.scan:
+            return
+        found = joined([self._ended.take(), self._waiting(view), self._full(view)])
         for endpoint_id in np.unique(found["endpoint_id"]).tolist():
             own = found[found["endpoint_id"] == endpoint_id]
             started_ns = int(_since_ns(own).min())
@@ -90,19 +93,23 @@ class SlowConsumer(Rule[SlowConsumerThresholds]):
 
     def _waiting(self, view: View) -> Connections:
         """Closed by the other side, with something left to read."""
-        rows = view.open
-        waiting = (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0)
-        waiting &= rows["state_ns"][:, TcpState.ESTABLISHED] >= 0
+        rows = view.open_where(lambda rows: (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0))
+        waiting = rows["state_ns"][:, TcpState.ESTABLISHED] >= 0
         waiting &= view.now_ns - _since_ns(rows) >= self.settings.wait_s * SECOND_NS
         waiting &= rows["unread_bytes"] >= self.settings.unread_min_bytes
         return rows[waiting][:_KEPT]
 
     def _full(self, view: View) -> Connections:
         """Established, much to read, and for long nothing could be sent, as a fresh sample says."""
-        rows = view.open
-        full = (rows["last_state"] == TcpState.ESTABLISHED) & (rows["last_ns"] >= view.now_ns - 3 * SECOND_NS)
-        full &= (rows["unread_bytes"] >= self.settings.full_min_bytes) & (rows["idle_ms"] >= self.settings.full_s * 1000)
-        return rows[full][:_KEPT]
+        fresh_ns, full_ms = view.now_ns - 3 * SECOND_NS, self.settings.full_s * 1000
+        return view.open_where(
+            lambda rows: (
+                (rows["last_state"] == TcpState.ESTABLISHED)
+                & (rows["last_ns"] >= fresh_ns)
+                & (rows["unread_bytes"] >= self.settings.full_min_bytes)
+                & (rows["idle_ms"] >= full_ms)
+            )
+        )[:_KEPT]
 
 
 def _since_ns(rows: Connections) -> NDArray[np.int64]:

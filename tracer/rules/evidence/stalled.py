@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.cadence import Owner
 from tracer.clients import family_of
@@ -24,16 +24,21 @@ _UNPACKS = frozenset((b"ctr", b"nerdctl", b"podman", b"buildah"))
 """These unpack layers after the download, with idle connections kept: their silence alone says nothing."""
 _REQUEST_MIN_BYTES = 50
 _TRACKED_MAX = 10_000
+YOUNG_NS = 2 * SECOND_NS
+"""Most connections do not live so long; those that do are followed."""
 
 
-@dataclass
-class _Progress:
-    """What was last seen to change on one connection."""
-
-    received: int
-    acked: int
-    received_ns: int
-    acked_ns: int
+_PROGRESS_DTYPE = np.dtype(
+    [
+        ("key", "u8"),  # of the connection: socket address and time of birth
+        ("received", "i8"),  # payload bytes so far
+        ("acked", "i8"),
+        ("received_ns", "i8"),  # boottime at which something last came, as the kernel says
+        ("acked_ns", "i8"),  # of the sample in which more had been sent than in the one before
+    ]
+)
+Progress = NDArray[np.void]
+"""_PROGRESS_DTYPE, sorted by key."""
 
 
 @dataclass(frozen=True)
@@ -68,87 +73,87 @@ class Stalled(Rule[StalledThresholds]):
 
     def __init__(self, settings: StalledThresholds) -> None:
         super().__init__(settings)
-        self._progress: dict[tuple[int, int], _Progress] = {}
+        self._progress: Progress = np.zeros(0, _PROGRESS_DTYPE)
         self._told: dict[int, int] = {}
-        self._looked_ns = -1
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        if view.now_ns - self._looked_ns < SECOND_NS and self._looked_ns >= 0:
+        if not view.scan:
             return
-        self._looked_ns = view.now_ns
-        rows = view.open
-        rows = rows[(rows["last_state"] == TcpState.ESTABLISHED) & (rows["bytes_received"] >= 0) & (rows["bytes_acked"] >= 0)]
-        rows = rows[:_TRACKED_MAX]
-        self._follow(rows)
+        old_ns = view.now_ns - YOUNG_NS
+        rows = view.open_where(
+            lambda rows: (
+                (rows["last_state"] == TcpState.ESTABLISHED)
+                & (rows["bytes_received"] >= 0)
+                & (rows["bytes_acked"] >= 0)
+                & (rows["first_seen_ns"] <= old_ns)
+            )
+        )[:_TRACKED_MAX]
+        progress = self._follow(rows)
         silent = self._silent(view, rows)
-        stalled = silent[[self._is_stalled(view, row, silent, rows) for row in silent]] if len(silent) else silent
-        for endpoint_id in np.unique(stalled["endpoint_id"]).tolist():
+        stalled = silent[[self._is_stalled(view, rows, progress, index, silent) for index in silent.tolist()]]
+        for endpoint_id in np.unique(rows["endpoint_id"][stalled]).tolist():
             self._told[endpoint_id] = view.silent_ns[endpoint_id] = view.now_ns
-            yield self._sighting(view, endpoint_id, stalled[stalled["endpoint_id"] == endpoint_id])
-        yield from self._over(view, set(stalled["endpoint_id"].tolist()))
+            own = stalled[rows["endpoint_id"][stalled] == endpoint_id]
+            yield self._sighting(view, endpoint_id, rows[own], progress[own])
+        yield from self._over(view, rows, progress, set(rows["endpoint_id"][stalled].tolist()))
 
-    def _follow(self, rows: Connections) -> None:
-        """Note what changed since the last look."""
-        progress: dict[tuple[int, int], _Progress] = {}
-        for row in rows:
-            key = (int(row["skaddr"]), int(row["first_seen_ns"]))
-            received, acked, at_ns = int(row["bytes_received"]), int(row["bytes_acked"]), int(row["last_ns"])
-            # the kernel itself says when something last came, to the millisecond
-            came_ns = at_ns - int(row["idle_ms"]) * 1_000_000 if row["idle_ms"] >= 0 else at_ns
-            known = self._progress.get(key)
-            if known is None:
-                known = _Progress(received, acked, came_ns, int(row["first_seen_ns"]))
-            else:
-                if received > known.received:
-                    known.received, known.received_ns = received, came_ns
-                if acked > known.acked:
-                    known.acked, known.acked_ns = acked, at_ns
-            progress[key] = known
-        self._progress = progress
+    def _follow(self, rows: Connections) -> Progress:
+        """What changed on each connection since the last look; one row for each, in their order."""
+        progress = np.zeros(len(rows), _PROGRESS_DTYPE)
+        with np.errstate(over="ignore"):
+            progress["key"] = rows["skaddr"] ^ (rows["first_seen_ns"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        progress["received"], progress["acked"] = rows["bytes_received"], rows["bytes_acked"]
+        # the kernel itself says when something last came, to the millisecond
+        idle_ns = np.maximum(rows["idle_ms"], 0) * 1_000_000
+        progress["received_ns"] = rows["last_ns"] - idle_ns
+        progress["acked_ns"] = rows["first_seen_ns"]
+        before = self._progress
+        if len(before):
+            at = np.minimum(np.searchsorted(before["key"], progress["key"]), len(before) - 1)
+            known = before["key"][at] == progress["key"]
+            sent = progress["acked"] > before["acked"][at]
+            progress["acked_ns"] = np.where(known, np.where(sent, rows["last_ns"], before["acked_ns"][at]), progress["acked_ns"])
+        self._progress = progress[np.argsort(progress["key"])]
+        return progress
 
-    def _silent(self, view: View, rows: Connections) -> Connections:
-        """Those with a fresh sample that says that nothing came for long, and that all was read."""
+    def _silent(self, view: View, rows: Connections) -> NDArray[np.intp]:
+        """Indexes of those with a fresh sample that says that nothing came for long, and that all was read."""
         fresh = rows["last_ns"] >= view.now_ns - 3 * SECOND_NS
         idle_ms = rows["idle_ms"] + (view.now_ns - rows["last_ns"]) // 1_000_000
         silent = (rows["idle_ms"] >= 0) & (idle_ms >= min(self.settings.answer_s, self.settings.silence_s) * 1000)
         silent |= (rows["bytes_received"] == 0) & (view.now_ns - rows["first_seen_ns"] >= self.settings.answer_s * SECOND_NS)
-        return rows[fresh & silent & (rows["unread_bytes"] <= self.settings.unread_max_bytes)]
+        return np.flatnonzero(fresh & silent & (rows["unread_bytes"] <= self.settings.unread_max_bytes))
 
-    def _is_stalled(self, view: View, row: Connections, silent: Connections, rows: Connections) -> bool:
-        known = self._progress[int(row["skaddr"]), int(row["first_seen_ns"])]
+    def _is_stalled(self, view: View, rows: Connections, progress: Progress, index: int, silent: NDArray[np.intp]) -> bool:
+        row, known = rows[index], progress[index]
         since_ns = view.now_ns - int(self.settings.silence_s * SECOND_NS)
-        if known.received == 0:
-            return known.acked >= _REQUEST_MIN_BYTES
-        owner = Owner(int(row["endpoint_id"]), int(row["cgroup_id"]), bytes(row["comm"]))
-        if known.received <= ERROR_MAX_BYTES and known.received <= SHRUNK * view.outcomes.usual(owner, known.acked):
+        received, acked, comm = int(known["received"]), int(known["acked"]), bytes(row["comm"])
+        if received == 0:
+            return acked >= _REQUEST_MIN_BYTES
+        owner = Owner(int(row["endpoint_id"]), int(row["cgroup_id"]), comm)
+        if received <= ERROR_MAX_BYTES and received <= SHRUNK * view.outcomes.usual(owner, acked):
             return True  # the same request was always answered with more
-        if view.now_ns - known.received_ns < self.settings.silence_s * SECOND_NS:
+        if known["received_ns"] > since_ns:
             return False
-        if known.acked_ns > known.received_ns and known.acked_ns <= since_ns:
+        if known["acked_ns"] > known["received_ns"] and known["acked_ns"] <= since_ns:
             return True  # something was sent after the last answer, and it is long ago
-        if known.received < self.settings.download_min_bytes:
+        if received < self.settings.download_min_bytes:
             return False
-        family = family_of(bytes(row["comm"]))
-        patient_ms = (family.idle_s + self.settings.idle_margin_s) * 1000
-        if row["idle_ms"] > patient_ms:
+        family = family_of(comm)
+        if row["idle_ms"] > (family.idle_s + self.settings.idle_margin_s) * 1000:
             return True
-        own = rows[rows["pid"] == row["pid"]]
-        return bool(
-            family.one_shot
-            and bytes(row["comm"]) not in _UNPACKS
-            and row["pid"] >= 0
-            and len(own) == int((silent["pid"] == row["pid"]).sum())  # nothing else of this process moves either
-        )
+        if not family.one_shot or comm in _UNPACKS or row["pid"] < 0:
+            return False
+        moving = int((rows["pid"] == row["pid"]).sum()) - int((rows["pid"][silent] == row["pid"]).sum())
+        return moving == 0  # nothing else of this process moves either
 
-    def _sighting(self, view: View, endpoint_id: int, rows: Connections) -> Sighting:
-        known = [self._progress[int(row["skaddr"]), int(row["first_seen_ns"])] for row in rows]
-        started_ns = min(progress.received_ns for progress in known)
+    def _sighting(self, view: View, endpoint_id: int, rows: Connections, known: Progress) -> Sighting:
+        started_ns = int(known["received_ns"].min())
         waiting_s = (view.now_ns - started_ns) / SECOND_NS
-        received = max(progress.received for progress in known)
-        asked = Counter(
-            "request" if progress.acked_ns > progress.received_ns or not progress.received else "body" for progress in known
-        )
+        received = int(known["received"].max())
+        asked = (known["acked_ns"] > known["received_ns"]) | (known["received"] == 0)
+        waiting_for = {"request": int(asked.sum()), "body": int(len(known) - asked.sum())}
         return Sighting(
             key=endpoint_id,
             endpoint_id=endpoint_id,
@@ -156,7 +161,7 @@ class Stalled(Rule[StalledThresholds]):
             seen_ns=view.now_ns,
             hold_ns=5 * SECOND_NS,
             severity=Severity.CRITICAL,
-            confidence=0.85 if asked["request"] else 0.75,
+            confidence=0.85 if asked.any() else 0.75,
             summary=(
                 f"{view.label(endpoint_id)} has sent nothing for {waiting_s:.0f} s on {len(rows)} "
                 f"connection{'s' if len(rows) > 1 else ''} where something is due ({bytes_text(received)} received before)"
@@ -166,30 +171,20 @@ class Stalled(Rule[StalledThresholds]):
                 "connections": len(rows),
                 "silent_s": round(waiting_s, 1),
                 "received_bytes": received,
-                "waiting_for": dict(asked),
+                "waiting_for": waiting_for,
                 "retransmits": int(rows["retransmits"].max()) if (rows["retransmits"] >= 0).any() else None,
                 "local_ports": rows["lport"][:10].tolist(),
             },
             suspects=rows_suspects(rows, view.now_ns - started_ns),
         )
 
-    def _over(self, view: View, stalled: set[int]) -> Iterable[Answer]:
+    def _over(self, view: View, rows: Connections, progress: Progress, stalled: set[int]) -> Iterable[Answer]:
         for endpoint_id, told_ns in list(self._told.items()):
             if endpoint_id in stalled:
                 continue
-            moving = [
-                progress.received_ns
-                for (_, _), progress, owner in self._moving(view)
-                if owner == endpoint_id and progress.received_ns > told_ns - SECOND_NS
-            ]
-            if moving:
+            came_ns = progress["received_ns"][rows["endpoint_id"] == endpoint_id].max(initial=-1)
+            if came_ns > told_ns - SECOND_NS:
                 del self._told[endpoint_id]
-                yield Over(endpoint_id, max(moving), "bytes come again")
+                yield Over(endpoint_id, int(came_ns), "bytes come again")
             elif view.now_ns - told_ns > 10 * SECOND_NS:
                 del self._told[endpoint_id]
-
-    def _moving(self, view: View) -> Iterable[tuple[tuple[int, int], _Progress, int]]:
-        for row in view.open:
-            key = (int(row["skaddr"]), int(row["first_seen_ns"]))
-            if key in self._progress:
-                yield key, self._progress[key], int(row["endpoint_id"])

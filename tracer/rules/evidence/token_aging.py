@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.connections import Connections
 from tracer.events import TcpState
 from tracer.findings import Severity
 from tracer.roles import Role
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View
+from tracer.rules.view import Client, View
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,14 @@ class TokenAging(Rule[TokenAgingThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
+        if not view.scan:
+            return
         before_ns = view.now_ns - int(self.settings.age_s * SECOND_NS)
         for client in list(view.visits.clients.values()):
             if view.role(client.owner.endpoint_id) is not Role.AUTH or client.last_ns > before_ns:
                 continue
-            rows = view.open
-            own = (rows["comm"] == client.owner.comm) & (rows["cgroup_id"] == client.owner.cgroup_id)
-            own &= (rows["last_state"] == TcpState.ESTABLISHED) & (rows["endpoint_id"] != client.owner.endpoint_id)
-            own &= rows["opened_ns"] <= client.last_ns
-            if not own.any():
+            count = len(view.open_where(partial(_working, client)))
+            if not count:
                 continue
             yield Sighting(
                 key=client.owner,
@@ -57,6 +61,13 @@ class TokenAging(Rule[TokenAgingThresholds]):
                 confidence=0.5,
                 summary=f"the last token from {view.label(client.owner.endpoint_id)} is {self.settings.age_s:g} s old",
                 advice="nothing: the client will ask for a new one",
-                evidence={"connections": int(own.sum())},
+                evidence={"connections": count},
                 suspects=view.suspect(client, client.last_ns - SECOND_NS),
             )
+
+
+def _working(client: Client, rows: Connections) -> NDArray[np.bool_]:
+    """The same owner's established connections elsewhere, opened before its last visit to the token server."""
+    own = (rows["comm"] == client.owner.comm) & (rows["cgroup_id"] == client.owner.cgroup_id)
+    own &= (rows["last_state"] == TcpState.ESTABLISHED) & (rows["endpoint_id"] != client.owner.endpoint_id)
+    return np.asarray(own & (rows["opened_ns"] <= client.last_ns), bool)

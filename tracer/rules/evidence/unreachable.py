@@ -9,13 +9,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracer.connections import Connections
+from tracer.connections import Connections, blank_connections, by_endpoint
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.lifecycle import REASON_NAMES, CloseReason
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
+from tracer.segments import joined
 from tracer.text import address_text
 
 _KEPT = 256
@@ -51,8 +53,8 @@ class Unreachable(Rule[UnreachableThresholds]):
 
     def __init__(self, settings: UnreachableThresholds) -> None:
         super().__init__(settings)
-        self._ended: OrderedDict[int, list[Connections]] = OrderedDict()  # by endpoint, those not yet told of
-        self._aborted: OrderedDict[int, list[Connections]] = OrderedDict()
+        self._ended: dict[int, KeptRows] = {}  # by endpoint, those not yet told of
+        self._aborted: dict[int, KeptRows] = {}
         self._known: OrderedDict[int, int] = OrderedDict()  # endpoints that were told of, with the latest evidence
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
@@ -61,41 +63,43 @@ class Unreachable(Rule[UnreachableThresholds]):
         failed = np.isin(reason, (CloseReason.TIMEOUT, CloseReason.UNREACHABLE)) & (ended["established_ns"] < 0)
         gave_up = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
         rows = ended[failed & (ended["state_ns"][:, TcpState.ESTABLISHED] < 0) | gave_up]
-        for row in rows[:_KEPT]:
-            self._ended.setdefault(int(row["endpoint_id"]), []).append(row.reshape(1))
+        for endpoint_id, own in by_endpoint(rows):
+            self._ended.setdefault(endpoint_id, KeptRows(_KEPT)).add(own)
         young = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= 0) & ~gave_up
-        for row in ended[young][:_KEPT]:
-            kept = self._aborted.setdefault(int(row["endpoint_id"]), [])
-            if len(kept) < _KEPT:
-                kept.append(row.reshape(1))
+        for endpoint_id, own in by_endpoint(ended[young]):
+            self._aborted.setdefault(endpoint_id, KeptRows(_KEPT)).add(own)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        found, self._ended = self._ended, OrderedDict()
+        if not view.scan:
+            return
+        found, self._ended = self._ended, {}
         self._take_aborted(view, found)
         waiting = self._waiting(view)
         for endpoint_id in sorted(set(found) | set(waiting["endpoint_id"].tolist())):
-            rows = np.concatenate([*found.get(endpoint_id, []), waiting[waiting["endpoint_id"] == endpoint_id]])
-            yield from self._endpoint(view, endpoint_id, rows)
+            ended = found[endpoint_id].rows() if endpoint_id in found else blank_connections(0)
+            yield from self._endpoint(view, endpoint_id, joined([ended, waiting[waiting["endpoint_id"] == endpoint_id]]))
         yield from self._recovered(view, set(waiting["endpoint_id"].tolist()))
 
-    def _take_aborted(self, view: View, found: dict[int, list[Connections]]) -> None:
+    def _take_aborted(self, view: View, found: dict[int, KeptRows]) -> None:
         """Handshakes given up at once count when it is clear that no other one made up for them."""
         grace_ns = int(self.settings.sibling_s * SECOND_NS)
-        for endpoint_id, rows in list(self._aborted.items()):
-            first_ns = int(rows[0]["opened_ns"][0])
+        for endpoint_id, kept in list(self._aborted.items()):
+            rows = kept.rows()
+            first_ns = int(rows["opened_ns"][0])
             if view.established_ns.get(endpoint_id, -1) >= first_ns:
-                del self._aborted[endpoint_id]
+                del self._aborted[endpoint_id]  # Happy Eyeballs' loser, or another try came through
             elif view.final or view.now_ns >= first_ns + grace_ns:
                 del self._aborted[endpoint_id]
-                if len(rows) >= self.settings.aborted_min:
-                    found.setdefault(endpoint_id, []).extend(rows)
+                if kept.count >= self.settings.aborted_min:
+                    found.setdefault(endpoint_id, KeptRows(_KEPT)).add(rows)
 
     def _waiting(self, view: View) -> Connections:
-        rows = view.open
         since_ns = view.now_ns - int(self.settings.syn_sent_s * SECOND_NS)
-        late = (rows["last_state"] == TcpState.SYN_SENT) & (rows["opened_ns"] >= 0) & (rows["opened_ns"] <= since_ns)
-        return rows[late][:_KEPT]
+        late = view.open_where(
+            lambda rows: (rows["last_state"] == TcpState.SYN_SENT) & (rows["opened_ns"] >= 0) & (rows["opened_ns"] <= since_ns)
+        )
+        return late[:_KEPT]
 
     def _endpoint(self, view: View, endpoint_id: int, rows: Connections) -> Iterator[Answer]:
         started_ns = int(rows["opened_ns"].min())

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import ClassVar
 
-import numpy as np
-
 from tracer.connections import Connections, by_endpoint
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.roles import Role
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.textbook.token_expiry import AllAtOnce
 from tracer.rules.thresholds import Thresholds, threshold
@@ -50,19 +49,19 @@ class TextbookAuthFailure(Rule[TextbookAuthFailureThresholds]):
         super().__init__(settings)
         self._ends = AllAtOnce(2, int(settings.window_s * SECOND_NS))
         self._all_ended_ns: dict[int, int] = {}
-        self._rows: list[Connections] = []
+        self._rows = KeptRows(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
         self._ends.add(ended)
         short = (ended["lifetime_ns"] >= 0) & (ended["lifetime_ns"] <= self.settings.life_max_s * SECOND_NS)
         rows = ended[short & (ended["established_ns"] >= 0)]
-        self._rows += [row.reshape(1) for row in rows[: max(0, _KEPT - len(self._rows))]]
+        self._rows.add(rows)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        if self._rows:
-            rows, self._rows = np.concatenate(self._rows), []
+        if len(self._rows):
+            rows = self._rows.take()
             for endpoint_id, own in by_endpoint(rows):
                 ended_ns = self._all_ended_ns.get(endpoint_id)
                 if ended_ns is not None:

@@ -11,9 +11,11 @@ import numpy as np
 from tracer.connections import Connections
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
+from tracer.segments import joined
 
 _KEPT = 256
 
@@ -41,21 +43,21 @@ class Capacity(Rule[CapacityThresholds]):
 
     def __init__(self, settings: CapacityThresholds) -> None:
         super().__init__(settings)
-        self._rows: list[Connections] = []
+        self._rows = KeptRows(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
         rows = ended[ended["state_ns"][:, TcpState.CLOSE_WAIT] > self.settings.close_wait_s * SECOND_NS]
-        self._rows += [row.reshape(1) for row in rows[: max(0, _KEPT - len(self._rows))]]
+        self._rows.add(rows)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        rows = view.open
-        since_ns = rows["established_ns"] + rows["state_ns"][:, TcpState.ESTABLISHED]
-        long = (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0)
-        long &= view.now_ns - since_ns > self.settings.close_wait_s * SECOND_NS
-        rows = np.concatenate([*self._rows, rows[long][:_KEPT]])
-        self._rows = []
+        if not view.scan:
+            return
+        waiting = view.open_where(lambda rows: (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0))
+        since_ns = waiting["established_ns"] + waiting["state_ns"][:, TcpState.ESTABLISHED]
+        long = view.now_ns - since_ns > self.settings.close_wait_s * SECOND_NS
+        rows = joined([self._rows.take(), waiting[long][:_KEPT]])
         for endpoint_id in np.unique(rows["endpoint_id"]).tolist():
             own = rows[rows["endpoint_id"] == endpoint_id]
             yield Sighting(

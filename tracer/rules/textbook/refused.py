@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from tracer.connections import Connections, by_endpoint
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
@@ -41,18 +40,18 @@ class TextbookRefused(Rule[TextbookRefusedThresholds]):
 
     def __init__(self, settings: TextbookRefusedThresholds) -> None:
         super().__init__(settings)
-        self._rows: list[Connections] = []
+        self._rows = KeptRows(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
         rows = ended[ended["close_reason"] == CloseReason.REFUSED]
-        self._rows += [row.reshape(1) for row in rows[: max(0, _KEPT - len(self._rows))]]
+        self._rows.add(rows)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        if not self._rows:
+        if not len(self._rows):
             return
-        rows, self._rows = np.concatenate(self._rows), []
+        rows = self._rows.take()
         for endpoint_id, own in by_endpoint(rows):
             yield Sighting(
                 key=endpoint_id,

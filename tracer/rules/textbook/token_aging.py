@@ -42,10 +42,16 @@ class TextbookTokenAging(Rule[TextbookTokenAgingThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        rows = view.open
+        if not view.scan:
+            return
         age_ns = int(self.settings.age_s * SECOND_NS)
-        old = (rows["last_state"] == TcpState.ESTABLISHED) & (rows["established_ns"] >= 0)
-        rows = rows[old & (view.now_ns - rows["established_ns"] > age_ns)]
+        rows = view.open_where(
+            lambda rows: (
+                (rows["last_state"] == TcpState.ESTABLISHED)
+                & (rows["established_ns"] >= 0)
+                & (view.now_ns - rows["established_ns"] > age_ns)
+            )
+        )
         for endpoint_id in np.unique(rows["endpoint_id"]).tolist():
             own = rows[rows["endpoint_id"] == endpoint_id]
             yield Sighting(

@@ -48,10 +48,13 @@ class AllAtOnce:
 
     def found(self, view: View) -> list[tuple[int, int, int]]:
         """(endpoint id, first end, how many) where everything that was open ended within the window, and nothing is open."""
+        if not view.scan:
+            return []
         fresh = {key: list(ends) for key, ends in self._ended.items() if ends and ends[-1][1] > view.now_ns - 2 * SECOND_NS}
         if not fresh:
             return []
-        still_open = set(np.unique(view.open["endpoint_id"]).tolist())
+        numbers = np.array(sorted(fresh), np.uint32)
+        still_open = set(view.open_where(lambda rows: np.isin(rows["endpoint_id"], numbers))["endpoint_id"].tolist())
         result = []
         for endpoint_id, ends in sorted(fresh.items()):
             if endpoint_id in still_open:

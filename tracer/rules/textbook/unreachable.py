@@ -12,9 +12,11 @@ from tracer.connections import Connections
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
+from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, rows_suspects
+from tracer.segments import joined
 
 _KEPT = 256
 
@@ -42,7 +44,7 @@ class TextbookUnreachable(Rule[TextbookUnreachableThresholds]):
 
     def __init__(self, settings: TextbookUnreachableThresholds) -> None:
         super().__init__(settings)
-        self._rows: list[Connections] = []
+        self._rows = KeptRows(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
@@ -50,15 +52,17 @@ class TextbookUnreachable(Rule[TextbookUnreachableThresholds]):
         failed = np.isin(reason, (CloseReason.TIMEOUT, CloseReason.UNREACHABLE))
         failed |= (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
         rows = ended[failed & (ended["established_ns"] < 0)]
-        self._rows += [row.reshape(1) for row in rows[: max(0, _KEPT - len(self._rows))]]
+        self._rows.add(rows)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        rows = view.open
-        late = (rows["last_state"] == TcpState.SYN_SENT) & (rows["opened_ns"] >= 0)
-        late &= view.now_ns - rows["opened_ns"] >= self.settings.syn_sent_s * SECOND_NS
-        rows = np.concatenate([*self._rows, rows[late][:_KEPT]])
-        self._rows = []
+        if not view.scan:
+            return
+        since_ns = view.now_ns - int(self.settings.syn_sent_s * SECOND_NS)
+        late = view.open_where(
+            lambda rows: (rows["last_state"] == TcpState.SYN_SENT) & (rows["opened_ns"] >= 0) & (rows["opened_ns"] <= since_ns)
+        )
+        rows = joined([self._rows.take(), late[:_KEPT]])
         for endpoint_id in np.unique(rows["endpoint_id"]).tolist():
             own = rows[rows["endpoint_id"] == endpoint_id]
             seen_ns = int(np.where(own["closed_ns"] >= 0, own["closed_ns"], view.now_ns).max())
