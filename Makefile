@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test slow lint types check bench clean
+.PHONY: help run test slow lint types check lab scoreboard bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: ## set up what is missing, then trace a registry stand-in on this machine (ends by itself)
 	@PYTHON=$(PYTHON) sh .ci/setup run
@@ -22,7 +22,7 @@ test: ## set up what is missing, then run all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
 slow: ## the slow tests only
-	@PYTHON=$(PYTHON) sh .ci/setup test
+	@PYTHON=$(PYTHON) sh .ci/setup lab
 	$(PYTEST) -m slow
 
 lint: ## ruff
@@ -35,6 +35,15 @@ types: ## mypy --strict
 	$(BIN)/mypy
 
 check: lint types test ## all of lint, types and test
+
+lab: ## play every scenario against real registries, proxies and clients, into build/lab (root; 80 minutes)
+	@PYTHON=$(PYTHON) sh .ci/setup lab
+	$(BIN)/python -m tests.lab
+
+scoreboard: ## what each rule set makes of the scenarios: those in build/lab, or else those kept in replays
+	@PYTHON=$(PYTHON) sh .ci/setup lint
+	@if ls build/lab/*/label.json >/dev/null 2>&1; then $(BIN)/python -m tests.lab.scoreboard build/lab; \
+		else $(BIN)/python -m tests.lab.scoreboard replays; fi
 
 bench: ## measure against tcpstates and bpftrace, in one run (root; a few minutes)
 	@PYTHON=$(PYTHON) sh .ci/setup bench

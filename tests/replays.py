@@ -44,12 +44,22 @@ def outcome(folder: Path) -> dict[str, Any]:
         summary = summary_line(analysis.summary(), trace.header.clock, trace.truncated)
     finally:
         trace.close()
+    found = [json.loads(line) for line in finding_lines(findings, analysis.endpoints, header.clock)]
+    if (folder / "label.json").exists():  # of the lab: the connections are as a client made them, what matters is what is said
+        told = {"abstained": json.loads(summary)["abstained"], "open_findings": json.loads(summary)["open_findings"]}
+        return {"rewritten by": "python -m tests.replays", "findings": list(map(essence, found)), **told}
     return {
         "rewritten by": "python -m tests.replays",
-        "findings": [json.loads(line) for line in finding_lines(findings, analysis.endpoints, header.clock)],
+        "findings": found,
         "connections": [json.loads(line) for line in lines],
         "summary": json.loads(summary),
     }
+
+
+def essence(finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding without the wording and the lists, which would make every replay change with a sentence."""
+    kept = ("rule", "episode", "state", "severity", "confidence", "endpoint", "started_ns", "detected_ns", "ended_ns", "ts_ns")
+    return {name: finding[name] for name in kept}
 
 
 def main() -> None:

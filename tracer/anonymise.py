@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.clients import FAMILIES
 from tracer.events import EventBatch, Events
 from tracer.header import ROLES, RULES, TraceHeader
 
-KNOWN_CLIENTS = frozenset(
+KNOWN_CLIENTS = frozenset(FAMILIES) | frozenset(
     (
         b"buildah", b"buildkitd", b"containerd", b"cri-o", b"crictl", b"crio", b"ctr", b"curl", b"docker", b"dockerd", b"helm",
         b"kaniko", b"kubelet", b"nerdctl", b"oras", b"podman", b"regctl", b"skopeo",

@@ -13,6 +13,7 @@ from rich.text import Text
 from tracer.analysis import Analysis, EndpointSummary, Progress, Summary
 from tracer.churn import SIDES
 from tracer.events import EventBatch
+from tracer.findings import Finding, FindingState, Severity
 from tracer.header import TraceHeader
 from tracer.lifecycle import STATE_NAMES
 from tracer.reports.text_report import (
@@ -20,6 +21,7 @@ from tracer.reports.text_report import (
     owner_texts,
     start_text,
     summary_texts,
+    suspect_text,
     transition_texts,
 )
 from tracer.text import address_text, bytes_text, duration_text, printable
@@ -29,6 +31,7 @@ _RATE_WINDOW_S = 10
 _OPEN_ROWS = 15
 _ENDPOINT_WIDTH = 16
 _LOG_LINES = 12
+_FINDINGS_SHOWN = 5
 _SECOND_NS = 1_000_000_000
 
 
@@ -42,6 +45,7 @@ class LiveReport:
         self._live = Live(console=console, refresh_per_second=REFRESH_PER_S, transient=True)
         self._header: TraceHeader | None = None
         self._now_ns = now_ns
+        self._findings: dict[int, Finding] = {}  # open ones by episode
 
     def start(self, header: TraceHeader) -> None:
         """Say what is watched and begin to draw."""
@@ -51,9 +55,14 @@ class LiveReport:
         self._live.start()
 
     def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
-        """Add to the log."""
+        """Add to the log, and take what is found."""
         assert self._header is not None
         clock = self._header.clock
+        for finding in progress.findings:
+            if finding.state is FindingState.CLOSED:
+                self._findings.pop(finding.episode, None)
+            else:
+                self._findings[finding.episode] = finding
         if self._transitions:
             tail = EventBatch(batch.events[-_LOG_LINES:].copy(), batch.source, batch.resolution_ns)
             self._log.extend(transition_texts(tail, analysis.endpoints, clock))
@@ -64,7 +73,11 @@ class LiveReport:
         """Draw again."""
         summary = analysis.summary(with_cadences=False)
         now_ns = analysis.now_ns if self._now_ns is None else self._now_ns()
-        tables: list[RenderableType] = [_head(summary), _endpoint_table(summary, analysis, now_ns)]
+        found = sorted(self._findings.values(), key=lambda finding: (-finding.severity, finding.episode))
+        tables: list[RenderableType] = [_head(summary), *map(_finding_text, found[:_FINDINGS_SHOWN])]
+        if len(found) > _FINDINGS_SHOWN:
+            tables.append(Text(f"... and {len(found) - _FINDINGS_SHOWN} more findings"))
+        tables.append(_endpoint_table(summary, analysis, now_ns))
         if summary.open:
             tables.append(_open_table(analysis, now_ns))
         self._live.update(Group(*tables, *(Text(line, no_wrap=True, overflow="ellipsis") for line in self._log)))
@@ -79,6 +92,18 @@ class LiveReport:
 def _head(summary: Summary) -> Text:
     head = f"source {summary.source}  transitions {summary.events}  lost {summary.lost}  connections {summary.connections}"
     return Text(printable(head), style="bold red" if summary.lost else "bold")
+
+
+def _finding_text(finding: Finding) -> Text:
+    """One open finding: what, how sure, since when, who, what to do."""
+    style = {Severity.NOTICE: "", Severity.WARNING: "yellow", Severity.CRITICAL: "bold red"}[finding.severity]
+    since = duration_text(finding.at_ns - finding.started_ns)
+    who = "; ".join(map(suspect_text, finding.suspects[:2])) or "unknown"
+    return Text.assemble(
+        (f"{finding.severity.text.upper()} {finding.rule} ({finding.confidence:.0%} sure, for {since}): ", style),
+        printable(finding.summary),
+        f"\n    who: {who}\n    do:  {printable(finding.advice)}",
+    )
 
 
 def _endpoint_table(summary: Summary, analysis: Analysis, now_ns: int) -> Table:

@@ -208,8 +208,9 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         if found.rhythm is not Rhythm.NONE
     ]
     lines += [f"{rule} did not judge: {printable(reason)}" for rule, reason in summary.abstained]
-    if summary.findings:
-        shown = ", ".join(f"{finding.rule} ({finding.severity.text})" for finding in summary.findings)
+    still = [finding for finding in summary.findings if not finding.rule.endswith("recovered")]
+    if still:
+        shown = ", ".join(f"{finding.rule} ({finding.severity.text})" for finding in still)
         lines.append(f"findings: {summary.episodes} in all, still open: {shown}")
     elif summary.episodes:
         lines.append(f"findings: {summary.episodes} in all, none open")

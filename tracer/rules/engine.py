@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tracer.connections import Connections
-from tracer.events import FIELD_FLAGS, EventFlag, Events
+from tracer.events import FIELD_FLAGS, EventFlag, Events, TcpState
 from tracer.findings import Finding, FindingState, Severity
 from tracer.rules.rule import Answer, Over, Rule, Sighting
 from tracer.rules.view import Ended, View
@@ -29,6 +29,9 @@ UPDATE_NS = 30 * SECOND_NS
 CONFIDENCE_STEP = 0.1
 LOSS_WEAKENS = 0.7
 EPISODES_MAX = 10_000
+_AT_CLOSE = ("sk_err",)
+"""What is known when a connection is closed, and not before."""
+_ALL_FLAGS = int(sum(EventFlag))
 _FLAG_OF = {name: EventFlag(flag) for name, flag in FIELD_FLAGS.items()}
 
 
@@ -51,7 +54,8 @@ class Engine:
         self._judged_ns = -1
         self._open: dict[tuple[str, Any], tuple[Sighting, Finding]] = {}
         self._episodes = 0
-        self._flags = 0
+        # at transitions out of ESTABLISHED (and samples in it), and at those to CLOSE
+        self._flags, self._seen = [0, 0], [False, False]
         self._withheld: dict[str, int] = {}
 
     @property
@@ -68,10 +72,18 @@ class Engine:
         """Take a piece that lies in one cell, between two ticks; `reached_ns` is the largest time so far."""
         if len(events):
             self._cell_ns = (reached_ns // TICK_NS + 1) * TICK_NS
-            self._flags |= int(np.bitwise_or.reduce(events["flags"]))
+            self._note_flags(events)
         self._view.note(events, ended)
         for rule in self.rules:
             rule.observe(events, ended, self._view)
+
+    def _note_flags(self, events: Events) -> None:
+        """What the trace can tell of connections: looked at where it should be able to."""
+        flags = events["flags"]
+        for number, wanted in enumerate((events["old_state"] == TcpState.ESTABLISHED, events["new_state"] == TcpState.CLOSE)):
+            if self._flags[number] != _ALL_FLAGS and wanted.any():
+                self._seen[number] = True
+                self._flags[number] |= int(np.bitwise_or.reduce(flags[wanted]))
 
     def due_ns(self) -> int | None:
         """The earliest time at which the rules should be asked again; None: not before something happens."""
@@ -111,8 +123,10 @@ class Engine:
         if self._view.resolution_ns > rule.resolution_ns_max:
             have_s, need_s = self._view.resolution_ns / 1e9, rule.resolution_ns_max / 1e9
             return f"times are exact to {have_s:g} s; it needs {need_s:g} s"
-        missing = [name for name in rule.needs if not self._flags & _FLAG_OF[name]]
-        if missing and self._flags:
+        missing = [
+            name for name in rule.needs if self._seen[name in _AT_CLOSE] and not self._flags[name in _AT_CLOSE] & _FLAG_OF[name]
+        ]
+        if missing:
             return f"the trace has no {', '.join(missing)}"
         return None
 

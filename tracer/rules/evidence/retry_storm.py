@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.cadence import Cadence, Rhythm, latest_cadence
 from tracer.clients import Family, family_of
 from tracer.findings import Severity
 from tracer.lifecycle import REASON_NAMES
 from tracer.roles import Role
-from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome
+from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, same_request
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
@@ -25,6 +26,10 @@ _ADVICE = (
     "find what restarts it and stop that first (a service whose start fails, a pod in back-off, a loop in a script); "
     "waiting does not help, and every attempt counts against the quota"
 )
+_RHYTHM_ATTEMPTS = 16
+_NEARLY_ALL = 0.8
+_STRAY, _STRICT = 0.2, 0.1
+"""How far distances may stray from their median: where the attempts fail anyway, and where the rhythm alone tells."""
 _REFUSED_CAUSES = {"causes": {"rate-limit": 0.5, "server-error": 0.3, "other-refusal": 0.2}}
 """Why a registry that answers each time gives next to nothing, where nothing else tells."""
 _FRUITLESS = (Outcome.FAILED, Outcome.REFUSED, Outcome.TERSE)
@@ -35,7 +40,7 @@ class RetryStormThresholds(Thresholds):
     """Numbers of the rule `retry-storm`."""
 
     attempts_min: int = threshold(5, 4, 32, "attempts in a row that failed, with a rhythm")
-    engine_attempts_min: int = threshold(8, 4, 64, "attempts in a row of a pull engine that brought nothing, with an even rhythm")
+    engine_attempts_min: int = threshold(5, 4, 64, "attempts of a pull engine with the same requests that brought nothing")
     engine_period_max_s: float = threshold(15, 1, 600, "longest period of a pull engine that brings nothing")
     period_max_s: float = threshold(400, 1, 3600, "longest pause between attempts; kubelet's is 300 s")
     failed_share: float = threshold(0.8, 0.1, 1, "least share of the attempts that failed for certain")
@@ -49,7 +54,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
 
     Finds: attempts of one program at one endpoint in an even, linearly or exponentially growing rhythm that fail (refused,
         timed out, reset, or answered with next to nothing); or a pull engine (dockerd, containerd, kubelet, CRI-O, BuildKit)
-        that asks in an even, short rhythm and never downloads, as for a service that is restarted because its mount fails.
+        that asks the same in an even, short rhythm and never downloads, as for a service whose mount fails.
     Matters: it burns the quota of everybody behind the same address; each host alone looks mild.
     Needs: openings with their owner; payload bytes, for attempts that reach the registry.
     Parameters: attempts_min, engine_attempts_min, engine_period_max_s, period_max_s, failed_share, tight_opens_min,
@@ -81,12 +86,14 @@ class RetryStorm(Rule[RetryStormThresholds]):
         run = _run(visits, fruitless if family.one_shot else None)
         failing = sum(visit.outcome in fruitless for visit in run[-self.settings.attempts_min :])
         failed = len(run) >= self.settings.attempts_min and failing >= self.settings.failed_share * self.settings.attempts_min
+        if not failed and family.engine:
+            run = [visit for visit in run if _same_requests(visit, run[-1])]
         idle_engine = family.engine and len(run) >= self.settings.engine_attempts_min
         if not failed and not idle_engine:
             return
         if _downloads_elsewhere(view, client, run[0].start_ns, _pids(run, family)):
             return  # it fell through to another endpoint, or this is not where it gets its blobs from
-        found = latest_cadence(np.array([visit.start_ns for visit in run], np.int64))
+        found = rhythm(np.array([visit.start_ns for visit in run], np.int64), _STRAY if failed else _STRICT)
         if found.rhythm is Rhythm.NONE or not 0 < found.period_ns <= self.settings.period_max_s * SECOND_NS:
             return
         if family.backs_off and len({visit.pid for visit in run}) == 1 and not family.engine:
@@ -166,6 +173,25 @@ class RetryStorm(Rule[RetryStormThresholds]):
             | (_REFUSED_CAUSES if failed and any(visit.established for visit in run) else {}),
             suspects=view.suspects([owner.endpoint_id], run[0].start_ns, lambda other: other is client),
         )
+
+
+def rhythm(starts_ns: NDArray[np.int64], stray: float) -> Cadence:
+    """The rhythm of attempts: even if nearly all distances are within `stray` of their median, else what fits the latest."""
+    latest = starts_ns[-_RHYTHM_ATTEMPTS:]
+    distances = np.diff(latest)
+    median = float(np.median(distances))
+    near = np.abs(distances - median) <= stray * median
+    if near.mean() >= _NEARLY_ALL:
+        return Cadence(
+            Rhythm.FIXED, len(starts_ns), round(median), deviation=float(np.abs(distances[near] - median).max() / median)
+        )
+    return latest_cadence(starts_ns)
+
+
+def _same_requests(one: Visit, other: Visit) -> bool:
+    """Whether two visits made requests of the same sizes, as for the same image."""
+    sizes, others = (sorted(acked for acked, _ in visit.exchanges) for visit in (one, other))
+    return len(sizes) == len(others) and all(map(same_request, sizes, others))
 
 
 def _run(visits: list[Visit], only: tuple[Outcome, ...] | None) -> list[Visit]:
