@@ -204,7 +204,10 @@ class VisitTracker:
             np.maximum.reduceat(pids, groups.start).tolist(),
             strict=True,
         )
-        for owner, start, end, paused, pid_min, pid_max in columns:
+        # visits begin in the order of their first openings, whatever the order of the groups
+        for _, (owner, start, end, paused, pid_min, pid_max) in sorted(
+            zip(groups.order[groups.start].tolist(), columns, strict=True)
+        ):
             client = self._client(owner)
             pieces = [(start, end)]
             if paused:
