@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bpf", "fallback", "tracer")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
-    "events", "errors", "lifecycle", "segments", "connections", "lifetimes", "churn", "cadence", "analysis",
-    "endpoints", "text", "anonymise",
-    "lines",
+    "events", "errors", "lifecycle", "segments", "connections", "lifetimes", "churn", "cadence", "visits", "findings", "analysis",
+    "endpoints", "roles", "clients", "header", "text", "anonymise", "lines",
+    *(path.relative_to(ROOT / "tracer").with_suffix("").as_posix() for path in sorted((ROOT / "tracer/rules").rglob("*.py"))),
 )  # fmt: skip
-"""Modules of tracer that take values and return values."""
+"""Modules of tracer that take values and return values, the rules among them."""
 IO_MODULES = {
     "asyncio", "builtins", "ctypes", "dns", "fcntl", "io", "logging", "mmap", "multiprocessing", "os", "pathlib", "rich",
     "select", "selectors", "shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time", "bpf", "bcc",

@@ -105,7 +105,7 @@ def _add_live_options(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="JSON lines on standard output, and nothing else")
     parser.add_argument("--transitions", action="store_true", help="show every state transition too")
-    parser.add_argument("--rules", choices=RULE_SETS, default="evidence", help="which rules judge (default: evidence)")
+    parser.add_argument("--rules", choices=RULE_SETS, help="which rules judge (default: evidence; in a replay as when recorded)")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="thresholds and roles of endpoints, in TOML; see 'regtrace rules'"
     )

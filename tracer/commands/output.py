@@ -9,19 +9,28 @@ from dataclasses import replace
 
 from tracer.analysis import Analysis
 from tracer.configuration import read_settings
-from tracer.errors import EXIT_FINDING, EXIT_OK
+from tracer.errors import EXIT_FINDING, EXIT_OK, UsageError
 from tracer.findings import Severity
+from tracer.header import RULES, TraceHeader
 from tracer.pipeline import Listener
-from tracer.rules.settings import RuleSettings
+from tracer.rules.settings import RuleSettings, settings_from_text
+from tracer.text import printable
 
 
-def settings_for(options: argparse.Namespace) -> RuleSettings:
-    """The rules to run, from the options and the configuration file.
+def settings_for(options: argparse.Namespace, recorded: TraceHeader | None = None) -> RuleSettings:
+    """The rules to run: what the options and the configuration file say, or else what a capture was recorded with.
 
     Raises:
         UsageError: the file can't be read, or something in it is wrong.
     """
-    return replace(read_settings(options.config, options.rules), benign=options.benign)
+    if options.config is not None or recorded is None or RULES not in recorded.settings:
+        return replace(read_settings(options.config, options.rules or "evidence"), benign=options.benign)
+    try:
+        settings = settings_from_text(recorded.settings[RULES], options.rules)
+    except UsageError as error:  # a later version may have other thresholds: no reason not to read its captures
+        sys.stderr.write(f"regtrace: {printable(str(error))}; using the defaults\n")
+        settings = RuleSettings(options.rules or "evidence")
+    return replace(settings, benign=options.benign)
 
 
 def exit_code(options: argparse.Namespace, analysis: Analysis) -> int:

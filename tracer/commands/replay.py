@@ -11,9 +11,11 @@ from tracer.pipeline import Stop, run_replay
 
 def run(options: argparse.Namespace) -> int:
     """Replay a capture to its end."""
-    settings = settings_for(options)
+    if options.config is not None:
+        settings_for(options)  # say what is wrong with it before the trace is opened
     trace = open_trace(options.trace)
     try:
+        settings = settings_for(options, trace.header)
         stop = Stop()
         with stop.on_signals():
             analysis = run_replay(

@@ -173,7 +173,7 @@ class _Lines:
         return section_line
 
 
-def settings_from_text(text: str, rule_set: str) -> RuleSettings:
+def settings_from_text(text: str, rule_set: str | None) -> RuleSettings:
     """Settings as `to_text` wrote them, with another rule set if that is named.
 
     Raises:
@@ -184,6 +184,9 @@ def settings_from_text(text: str, rule_set: str) -> RuleSettings:
         values = content["thresholds"]
         lines = _Lines("", "the capture's rule settings")
         thresholds = {key: _thresholds(BY_ID[key], value, lines) for key, value in values.items()}
-        return RuleSettings(rule_set or content["set"], thresholds, {}, frozenset(content["disabled"]) & frozenset(BY_ID))
+        wanted = rule_set or content["set"]
+        if wanted not in SETS:
+            raise ValueError(f"rule set {wanted!r:.40}")
+        return RuleSettings(wanted, thresholds, {}, frozenset(map(str, content["disabled"])) & frozenset(BY_ID))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(f"the capture's rule settings can't be understood ({error!r}); give your own with --config") from error
+        raise UsageError(f"the capture's rule settings can't be understood ({error!r:.200})") from error
