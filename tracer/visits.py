@@ -12,8 +12,8 @@ belongs to no visit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from enum import IntEnum
+from heapq import nlargest
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +30,8 @@ VISIT_GAP_NS = 500_000_000
 """Two round trips around the earth; the fastest retry of a client known is after a second."""
 VISITS_KEPT = 64
 CLIENTS_MAX = 8192
+RELATED_MAX = 64
+"""A pull goes to a handful of endpoints; a program that goes to thousands at a time is no pull."""
 EXCHANGES_KEPT = 32
 _CPU_SKEW_NS = 1_000_000
 """Openings on different CPUs may be out of order by microseconds; visits are VISIT_GAP_NS apart."""
@@ -115,11 +117,9 @@ class Client:
         self.received_max = UNKNOWN  # of any connection ever
         self.last_ns = UNKNOWN  # of the last opening or end
 
-    def visit_at(self, pid: int, at_ns: int) -> Visit | None:
-        """The visit in which a connection of a process was opened at a time."""
-        if self.one_shot:
-            return self.visit_of(pid, at_ns)
-        return next((visit for visit in reversed(self.visits) if visit.start_ns <= at_ns), None)
+    def visits_of(self, pid: int) -> list[Visit]:
+        """The visits to which connections of a process may belong, oldest first."""
+        return [visit for visit in self.visits if visit.pid == pid] if self.one_shot else list(self.visits)
 
     def visit_of(self, pid: int, at_ns: int = TS_NS_MAX) -> Visit | None:
         """The latest visit of a process that had begun by then; None if there is none."""
@@ -147,11 +147,13 @@ class VisitTracker:
         self.clients: dict[Owner, Client] = {}
         self.touched: dict[Owner, Client] = {}
         self.forgotten = 0
+        self._related: dict[tuple[int, bytes], list[Client]] = {}  # by name, until the next connections
         self._by_name: dict[tuple[int, bytes], dict[Owner, Client]] = {}
 
     def settle(self) -> None:
         """Begin a new interval."""
         self.touched = {}
+        self._related = {}
         excess = len(self.clients) - CLIENTS_MAX
         if excess <= 0:
             return
@@ -164,11 +166,18 @@ class VisitTracker:
             self.forgotten += 1
 
     def of(self, cgroup_id: int, comm: bytes) -> list[Client]:
-        """One owner's clients, over all endpoints."""
-        return list(self._by_name.get((cgroup_id, comm), {}).values())
+        """One owner's clients over all endpoints, the RELATED_MAX most recently active ones."""
+        name = (cgroup_id, comm)
+        known = self._related.get(name)
+        if known is None:
+            clients = self._by_name.get(name, {}).values()
+            known = nlargest(RELATED_MAX, clients, key=lambda client: (client.last_ns, client.owner))
+            self._related[name] = known
+        return known
 
     def add(self, events: Events, ended: Connections) -> None:
         """Take the openings among `events`, and the connections that `ended` with them (both in trace order)."""
+        self._related = {}
         opening = take(np.ascontiguousarray(events), np.flatnonzero(is_opening(events)))
         if len(opening):
             self._add_openings(opening)
@@ -185,10 +194,11 @@ class VisitTracker:
         return client
 
     def _add_openings(self, opening: Events) -> None:
-        known = opening["flags"] & np.uint32(EventFlag.OWNER | EventFlag.HAS_TASK) == EventFlag.OWNER | EventFlag.HAS_TASK
+        owner_known = opening["flags"] & np.uint32(EventFlag.OWNER) != 0
+        known = owner_known & valid(opening, "pid")
         pids = np.where(known, opening["pid"].astype(np.int64), UNKNOWN)
         comms = opening["comm"] if known.all() else np.where(known, opening["comm"], b"").astype("S16")
-        cgroups = np.where(known & valid(opening, "cgroup_id"), opening["cgroup_id"].astype(np.int64), UNKNOWN)
+        cgroups = np.where(owner_known & valid(opening, "cgroup_id"), opening["cgroup_id"].astype(np.int64), UNKNOWN)
         groups = _Groups(opening["endpoint_id"], cgroups, comms, pids)
         times_ns = opening["ts_ns"].astype(np.int64)[groups.order]
         pids = pids[groups.order]
@@ -232,23 +242,41 @@ class VisitTracker:
 
     def _add_ended(self, ended: Connections) -> None:
         groups = _Groups(ended["endpoint_id"], ended["cgroup_id"], ended["comm"], ended["pid"])
-        sums = _Sums(ended, groups)
-        for number, owner in enumerate(groups.owners()):
+        order, start = groups.order, groups.start
+        opened_ns = ended["opened_ns"][order] + _CPU_SKEW_NS
+        columns = zip(
+            groups.owners(),
+            start.tolist(),
+            groups.end.tolist(),
+            ended["pid"][order[start]].tolist(),
+            np.minimum.reduceat(opened_ns, start).tolist(),
+            np.maximum.reduceat(ended["last_ns"][order], start).tolist(),
+            np.maximum.reduceat(ended["bytes_received"][order], start).tolist(),
+            strict=True,
+        )
+        number = np.zeros(len(order), np.int64)  # of each row's visit, 0 for none
+        visits: list[Visit] = []
+        for owner, first, last, pid, opened_min_ns, last_ns, received_max in columns:
             client = self._client(owner)
-            client.last_ns = max(client.last_ns, sums.last_ns[number])
-            client.received_max = max(client.received_max, sums.any_received_max[number])
-            visit = client.visit_at(sums.pid[number], sums.opened_min_ns[number] + _CPU_SKEW_NS)
-            if visit is not None and (visit is client.visits[-1] or sums.count[number] == 1):
-                sums.add(number, visit)
-            elif len(groups.order) > 1:  # of several visits: one by one
-                index = groups.order[groups.start[number] : groups.end[number]]
-                for row in np.sort(index).tolist():
-                    own = client.visit_at(int(ended["pid"][row]), int(ended["opened_ns"][row]) + _CPU_SKEW_NS)
-                    if own is not None:
-                        single = take(ended, np.array([row]))
-                        _Sums(single, _Groups(single["endpoint_id"], single["cgroup_id"], single["comm"], single["pid"])).add(
-                            0, own
-                        )
+            client.last_ns = max(client.last_ns, last_ns)
+            client.received_max = max(client.received_max, received_max)
+            own = client.visits_of(pid)
+            if own and own[-1].start_ns <= opened_min_ns:
+                visits.append(own[-1])
+                number[first:last] = len(visits)
+            elif own:
+                starts_ns = np.array([visit.start_ns for visit in own], np.int64)
+                which = np.searchsorted(starts_ns, opened_ns[first:last], "right")
+                number[first:last] = np.where(which > 0, which + len(visits), 0)
+                visits += own
+        known = np.flatnonzero(number)
+        if len(known):
+            by_visit = known[np.argsort(number[known], kind="stable")]
+            number = number[by_visit]
+            starts = np.flatnonzero(group_starts(number.astype(np.uint64)))
+            sums = _Sums(ended, order[by_visit], starts)
+            for index, which in enumerate(number[starts].tolist()):
+                sums.add(index, visits[which - 1])
 
 
 class _Groups:
@@ -268,8 +296,8 @@ class _Groups:
     ) -> None:
         comm = np.ascontiguousarray(comm)
         keys = owner_keys(endpoint_id, cgroup_id, comm)
-        head = comm.view(np.uint64)[::2]
-        one_shot = np.isin(head, _ONE_SHOT_HEADS)
+        words = comm.view(np.uint64).reshape(len(comm), 2)
+        one_shot = np.isin(words[:, 0], _ONE_SHOT_HEADS) & (words[:, 1] == 0)
         if one_shot.any():
             with np.errstate(over="ignore"):
                 keys = np.where(one_shot, (keys ^ pid.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15), keys)
@@ -285,39 +313,43 @@ class _Groups:
         return self._owners
 
 
-def _heads(names: Iterable[bytes]) -> NDArray[np.uint64]:
-    """The first eight bytes of process names, as one integer each."""
+def _heads(names: list[bytes]) -> NDArray[np.uint64]:
+    """Process names of up to eight bytes, as one integer each; a longer one has more in its second half."""
+    assert all(len(name) <= 8 for name in names)
     return np.array([name.ljust(16, b"\0")[:8] for name in names], "S8").view(np.uint64)
 
 
-_ONE_SHOT_HEADS = _heads(name for name, family in FAMILIES.items() if family.one_shot)
+_ONE_SHOT_HEADS = _heads([name for name, family in FAMILIES.items() if family.one_shot])
 
 
 class _Sums:
     """What the connections of each group come to, by group."""
 
-    def __init__(self, ended: Connections, groups: _Groups) -> None:
-        order, start = groups.order, groups.start
-        self._start, self._end = start, groups.end
+    def __init__(self, ended: Connections, order: NDArray[np.intp], start: NDArray[np.intp]) -> None:
+        """Sum up.
+
+        Args:
+            ended: rows.
+            order: indexes of rows, those of a group side by side.
+            start: where in `order` each group begins.
+        """
+        self._start, self._end = start, np.append(start[1:], len(order))
         established = ((ended["established_ns"] >= 0) | (ended["state_ns"][:, TcpState.ESTABLISHED] >= 0))[order]
         received, acked = ended["bytes_received"][order], ended["bytes_acked"][order]
         sized = established & (received >= 0)
         self._received, self._acked = received, acked
         self._exchanged = sized & (acked > 0)
-        self.count = (groups.end - start).tolist()
-        self.pid = ended["pid"][order[start]].tolist()
+        self.count = (self._end - start).tolist()
         self.established = _added(established.astype(np.int64), start)
         self.sized = _added(sized.astype(np.int64), start)
         self.received = _added(np.where(sized, received, 0), start)
         self.received_max = np.maximum.reduceat(np.where(sized, received, UNKNOWN), start).tolist()
         self.received_min = np.minimum.reduceat(np.where(sized, received, TS_NS_MAX), start).tolist()
-        self.any_received_max = np.maximum.reduceat(received, start).tolist()
         self.acked = _added(np.maximum(acked, 0), start)
         self.retransmits = _added(np.maximum(ended["retransmits"][order], 0), start)
         self.last_ns = np.maximum.reduceat(ended["last_ns"][order], start).tolist()
         self.longest_ns = np.maximum.reduceat(ended["lifetime_ns"][order], start).tolist()
-        self.opened_min_ns = np.minimum.reduceat(ended["opened_ns"][order], start).tolist()
-        group = np.repeat(np.arange(len(start)), groups.end - start)
+        group = np.repeat(np.arange(len(start)), self._end - start)
         codes = group * _N_REASONS + ended["close_reason"][order]
         self.reasons = np.bincount(codes, minlength=len(start) * _N_REASONS).reshape(-1, _N_REASONS).tolist()
 
