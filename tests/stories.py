@@ -6,6 +6,7 @@ holds one for each rule in which that rule has to speak, so that what must hold 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -324,7 +325,7 @@ def _mirrors() -> Events:
 TALES: dict[str, Callable[[], Tale]] = {
     "rate-limit": lambda: Tale(backing_off(), 40),
     "retry-storm": lambda: Tale(trying(), 20),
-    "churn": lambda: Tale(opening(70, 30), 100, with_thresholds(churn={"budget_per_min": 60})),
+    "churn": lambda: Tale(opening(24, 30), 100, with_thresholds(churn={"budget_per_min": 20})),
     "token-expiry": lambda: Tale(_token_expiry(), 30),
     "token-aging": lambda: Tale(_token_aging(), 300),
     "auth-failure": lambda: Tale(refused_tokens(), 40),
@@ -382,7 +383,7 @@ def stream_cuts(stream: Stream, seed: int = 0) -> Iterator[list[EventBatch]]:
 
 
 def _batches(stream: Stream, edges: list[int], marks_alone: bool) -> Iterator[EventBatch]:
-    spans = list(zip(edges, edges[1:], strict=False)) or [(0, 0)]
+    spans = list(itertools.pairwise(edges)) or [(0, 0)]
     if 0 in stream.marks:
         yield EventBatch(no_events(), "ebpf", 1, until_ns=stream.marks[0])
     for start, end in spans:

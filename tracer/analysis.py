@@ -22,8 +22,9 @@ from tracer.findings import Finding, Severity
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
 from tracer.lifetimes import Distribution, Lifetimes
 from tracer.roles import Role, role_of
-from tracer.rules.engine import TICK_NS, Engine
+from tracer.rules.engine import Engine
 from tracer.rules.settings import RuleSettings
+from tracer.rules.ticks import TICK_NS
 from tracer.rules.view import View
 
 CHUNK_EVENTS = 1 << 15

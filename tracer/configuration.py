@@ -24,9 +24,10 @@ def read_settings(path: Path | None, rule_set: str) -> RuleSettings:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer must not hang us
     except (OSError, ValueError) as error:
         raise UsageError(f"configuration {path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UsageError(f"configuration {path} is no ordinary file")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise UsageError(f"configuration {path} is no ordinary file")
         content = file.read(CONFIG_BYTES_MAX + 1)
     if len(content) > CONFIG_BYTES_MAX:
         raise UsageError(f"configuration {path} is larger than {CONFIG_BYTES_MAX} bytes")

@@ -70,7 +70,7 @@ class Stop:
                 signal.signal(number, handler)
 
 
-def run_live(  # noqa: C901 - the two inner functions count as its own branches
+def run_live(  # noqa: C901 - two inner functions, whose branches count as its own
     source: Source,
     header: TraceHeader,
     listeners: list[Listener],

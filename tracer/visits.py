@@ -234,7 +234,8 @@ class VisitTracker:
         latest = client.visits[-1] if client.visits else None
         visit = client.visit_of(pid) if client.one_shot else latest
         if visit is None or first_ns - visit.last_open_ns > self._gap_ns:
-            visit = Visit(first_ns, pid)
+            # starts never step back, so that a connection's visit can be looked up by its opening
+            visit = Visit(max(first_ns, latest.start_ns) if latest is not None else first_ns, pid)
             client.visits.append(visit)
         visit.opens += count
         visit.last_open_ns = last_ns

@@ -2,8 +2,8 @@
 
 Ticks. Time is what the trace says it is: the largest time stamp or clock mark so far. The rules are asked at the end of every
 cell of TICK_NS in which something happened, and at every whole second for QUIET_NS after it, so that silence is judged too;
-after that only when an episode is due to end. A tick comes before the first event that lies behind it. All of that depends on
-the trace alone, not on how it was read: the same findings with the same times for every cut.
+after that only when an episode is due to end, for an hour. A tick comes before the first event that lies behind it. All of that
+depends on the trace alone, not on how it was read: the same findings with the same times for every cut.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from tracer.connections import Connections
 from tracer.events import FIELD_FLAGS, EventFlag, Events, TcpState
 from tracer.findings import Finding, FindingState, Severity
 from tracer.rules.rule import Answer, Over, Rule, Sighting
+from tracer.rules.ticks import TICK_NS
 from tracer.rules.view import Ended, View
 
-TICK_NS = 500_000_000
 SECOND_NS = 1_000_000_000
 QUIET_NS = 330 * SECOND_NS
 """Longer than any rule waits for something that does not come (textbook/token-aging: 270 s; the default token: 300 s)."""
+PATIENCE_NS = 3600 * SECOND_NS
+"""An episode that is seen anew for longer than that in total silence is not asked for any more: a clock has leapt."""
 UPDATE_NS = 30 * SECOND_NS
 """An episode that goes on is told of again this often, and when its severity or confidence changes."""
 CONFIDENCE_STEP = 0.1
@@ -70,6 +72,7 @@ class Engine:
 
     def observe(self, events: Events, ended: Connections, reached_ns: int) -> None:
         """Take a piece that lies in one cell, between two ticks; `reached_ns` is the largest time so far."""
+        self._view.cell = reached_ns // TICK_NS
         if len(events):
             self._cell_ns = (reached_ns // TICK_NS + 1) * TICK_NS
             self._note_flags(events)
@@ -91,7 +94,8 @@ class Engine:
         if self._judged_ns >= 0 and self._cell_ns < 0:
             if self._judged_ns < self._quiet_until_ns:
                 due.append((self._judged_ns // SECOND_NS + 1) * SECOND_NS)
-            due += [_expiry_ns(sighting) for sighting, _ in self._open.values()]
+            expiries = [-(-_expiry_ns(sighting) // TICK_NS) * TICK_NS for sighting, _ in self._open.values()]
+            due += [at_ns for at_ns in expiries if at_ns <= self._quiet_until_ns + PATIENCE_NS]
         return min(due) if due else None
 
     def advance(self, now_ns: int) -> list[Finding]:
@@ -186,6 +190,7 @@ class Engine:
 
     def _told(self, rule: Rule[Any], sighting: Sighting, episode: int, detected_ns: int, state: FindingState) -> Finding:
         self.worst = sighting.severity if self.worst is None else max(self.worst, sighting.severity)
+        sighting = replace(sighting, started_ns=max(sighting.started_ns, self._view.since_ns))
         lost = self._view.lost(sighting.started_ns)
         evidence = sighting.evidence | ({"lost_events": lost} if lost else {})
         return Finding(

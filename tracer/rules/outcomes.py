@@ -69,7 +69,7 @@ class Outcomes:
         """Judge what can be judged now (or never, if this is the `final` time); the clients of which a visit was judged."""
         self._pending |= touched
         judged = []
-        for owner, client in list(self._pending.items()):
+        for owner, client in sorted(self._pending.items()):
             waiting = [visit for visit in client.visits if visit.outcome is None]
             ready = [visit for visit in waiting if visit.over and (final or now_ns - visit.last_open_ns > VISIT_GAP_NS)]
             if ready:

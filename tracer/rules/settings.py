@@ -27,7 +27,7 @@ from tracer.errors import UsageError
 from tracer.roles import Role, parse_role
 from tracer.rules.catalogue import BY_ID, SETS, RuleClass
 from tracer.rules.rule import Rule
-from tracer.rules.thresholds import Thresholds, limits, wrong
+from tracer.rules.thresholds import Thresholds, limits, shown, wrong
 
 _TOP = ("disabled", "roles")
 
@@ -83,7 +83,7 @@ def parse_settings(text: str, name: str, rule_set: str = "evidence") -> RuleSett
     """
     try:
         content = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of more digits than Python reads
         raise UsageError(f"{name} is no TOML: {error}") from error
     lines = _Lines(text, name)
     thresholds: dict[str, Thresholds] = {}
@@ -91,7 +91,9 @@ def parse_settings(text: str, name: str, rule_set: str = "evidence") -> RuleSett
         if key in _TOP:
             continue
         if key not in BY_ID:
-            raise lines.wrong(key, None, f"there is no rule {key!r}{_meant(key, [*BY_ID, *_TOP])}; 'regtrace rules' lists them")
+            raise lines.wrong(
+                key, None, f"there is no rule {shown(key)}{_meant(key, [*BY_ID, *_TOP])}; 'regtrace rules' lists them"
+            )
         if not isinstance(value, dict):
             raise lines.wrong(None, key, f"{key} is a rule: write its thresholds below a line [{key}]")
         thresholds[key] = _thresholds(BY_ID[key], value, lines)
@@ -103,13 +105,13 @@ def _thresholds(rule: RuleClass, values: dict[str, Any], lines: _Lines) -> Thres
     for name, value in values.items():
         if name not in allowed:
             known = ", ".join(allowed)
-            raise lines.wrong(rule.id, name, f"{name!r:.80} is no threshold of {rule.id}{_meant(name, allowed)}; it has {known}")
+            raise lines.wrong(rule.id, name, f"{shown(name)} is no threshold of {rule.id}{_meant(name, allowed)}; it has {known}")
         problem = wrong(name, value, *allowed[name])
         if problem is not None:
             raise lines.wrong(rule.id, name, problem)
     made = rule.Settings(**values)
-    for name, problem in made.problems():
-        raise lines.wrong(rule.id, name if name in values else next(iter(values), name), problem)
+    for names, problem in made.problems():
+        raise lines.wrong(rule.id, next((name for name in names if name in values), names[0]), problem)
     return made
 
 
@@ -120,7 +122,7 @@ def _roles(content: dict[str, Any], lines: _Lines) -> dict[str, Role]:
     roles: dict[str, Role] = {}
     for label, role in found.items():
         try:
-            roles[parse_endpoint(label).label] = parse_role(role if isinstance(role, str) else repr(role))
+            roles[parse_endpoint(label).label] = parse_role(role[:80] if isinstance(role, str) else shown(role))
         except UsageError as error:
             raise lines.wrong("roles", label, str(error)) from None
     return roles
@@ -133,7 +135,7 @@ def _disabled(content: dict[str, Any], lines: _Lines) -> frozenset[str]:
     for item in found:
         if item not in BY_ID:
             raise lines.wrong(
-                None, "disabled", f"there is no rule {item!r:.80}{_meant(item, BY_ID)}; 'regtrace rules' lists them"
+                None, "disabled", f"there is no rule {shown(item)}{_meant(item, BY_ID)}; 'regtrace rules' lists them"
             )
     return frozenset(found)
 
@@ -147,30 +149,43 @@ class _Lines:
     """Where keys are in a file: the parser does not tell."""
 
     def __init__(self, text: str, name: str) -> None:
-        self._text = text.splitlines()
+        self._text = text.split("\n")  # as TOML counts lines
         self._name = name
 
     def wrong(self, section: str | None, key: str | None, what: str) -> UsageError:
         return UsageError(f"{self._name}, line {self._number(section, key)}: {what}")
 
     def _number(self, section: str | None, key: str | None) -> int:
-        """The line of a key in a section, or of the section's own line; as near as can be told."""
+        """The line of a key in a section, or of the section's own beginning; as near as can be told."""
         current: str | None = None
-        section_line = 1
+        found = 0
         for number, line in enumerate(self._text, 1):
-            header = re.match(r"\s*\[+\s*(?:\"([^\"]*)\"|'([^']*)'|([^\]]*?))\s*\]+", line)
+            header = _HEADER.match(line)
             if header:
                 current = next(group for group in header.groups() if group is not None)
-                if current == section:
-                    section_line = number
-                continue
-            if key is not None and current == section and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
+                if section is not None and key is not None and _same_section(current, f"{section}.{key}"):
+                    return number
+                begins = section or key
+                if not found and current is not None and begins is not None and _same_section(current, begins):
+                    found = number
+            elif key is not None and current == section and _assigns(line, key):
                 return number
-            # dotted keys and inline tables: rate-limit.attempts_min = 4
-            inline = section is not None and key is not None and current is None and key in line
-            if inline and re.match(rf"\s*[\"']?{re.escape(section or '')}[\"']?\s*(\.|=)", line):
-                return number
-        return section_line
+            elif current is None and section is not None and _assigns(line, section) and (key is None or key in line):
+                return number  # dotted keys and inline tables: rate-limit.attempts_min = 4
+        return found or 1
+
+
+_HEADER = re.compile(r"\s*\[+\s*(?:\"([^\"]*)\"|'([^']*)'|([^\]]*?))\s*\]+")
+
+
+def _same_section(header: str, name: str) -> bool:
+    bare = header.replace('"', "").replace("'", "")
+    return header == name or bare.startswith(f"{name}.")
+
+
+def _assigns(line: str, key: str) -> bool:
+    """Whether a line sets a key, or something within it."""
+    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line) is not None
 
 
 def settings_from_text(text: str, rule_set: str | None) -> RuleSettings:

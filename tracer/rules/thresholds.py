@@ -23,6 +23,7 @@ def threshold(default: float, low: float, high: float, text: str) -> Any:
     return field(default=default, metadata={"limit": Limit(low, high, text)})
 
 
+_SHOWN_MAX = 80
 _UNITS = (("_per_min", "a number per minute"), ("_bytes", "a number of bytes"), ("_s", "a number of seconds"))
 
 
@@ -30,8 +31,8 @@ _UNITS = (("_per_min", "a number per minute"), ("_bytes", "a number of bytes"), 
 class Thresholds:
     """Base of every rule's settings."""
 
-    def problems(self) -> list[tuple[str, str]]:
-        """(name, what is wrong) of thresholds that do not fit together; each alone is checked before."""
+    def problems(self) -> list[tuple[tuple[str, ...], str]]:
+        """(names, what is wrong) of thresholds that do not fit together; each alone is checked before."""
         return []
 
 
@@ -41,7 +42,8 @@ def limits(settings: type[Thresholds]) -> dict[str, tuple[float, Limit]]:
 
 
 def _default(item: Field[Any]) -> float:
-    return float(item.default) if isinstance(item.default, float) else int(item.default)  # type: ignore[arg-type]
+    number: float = item.default  # type: ignore[assignment]
+    return int(number) if item.type == "int" else float(number)
 
 
 def unit_of(name: str) -> str:
@@ -52,12 +54,21 @@ def unit_of(name: str) -> str:
 def wrong(name: str, value: object, default: float, limit: Limit) -> str | None:
     """What is wrong with a value for a threshold, or None."""
     whole = isinstance(default, int)
-    expected = f"expected {'a whole number' if whole and unit_of(name) == 'a number' else unit_of(name)}"
-    allowed = f"{expected} from {limit.low:g} to {limit.high:g}"
+    expected = unit_of(name).replace("a number", "a whole number") if whole else unit_of(name)
+    allowed = f"expected {expected} from {limit.low:g} to {limit.high:g}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"{name} = {value!r:.80} is no number: {allowed}, without a unit"
+        return f"{name} = {shown(value)} is no number: {allowed}, without a unit"
     if whole and not isinstance(value, int):
-        return f"{name} = {value!r} is not whole: {allowed}"
+        return f"{name} = {shown(value)} is not whole: {allowed}"
     if not limit.low <= value <= limit.high:
-        return f"{name} = {value!r} is out of range: {allowed}"
+        return f"{name} = {shown(value)} is out of range: {allowed}"
     return None
+
+
+def shown(value: object) -> str:
+    """A value of a configuration file for a message, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_MAX else text[:_SHOWN_MAX] + "..."

@@ -103,6 +103,8 @@ def downloaded_before(view: View, client: Client, visit: Visit) -> bool:
 
     A program that is started for one pull was if it had downloaded anything; a daemon if it did so just before.
     """
+    if visit.pid < 0:
+        return False
     since_ns = visit.start_ns - (MID_PULL_NS if family_of(client.owner.comm).engine else AGES_NS)
     return any(
         own.received_max > ERROR_MAX_BYTES and own.pid == visit.pid and own.start_ns < visit.last_open_ns

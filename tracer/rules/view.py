@@ -5,9 +5,11 @@ Rules share what is kept here (clients and their visits, open connections, opens
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from heapq import nsmallest
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,10 @@ from tracer.findings import Suspect
 from tracer.lifecycle import CloseReason
 from tracer.roles import Role
 from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcomes
+from tracer.rules.ticks import SCAN_NS
 from tracer.visits import Client, Visit, VisitTracker
 
 Wanted = Callable[[Connections], NDArray[np.bool_]]
-SCAN_NS = 1_000_000_000
 SUSPECTS_MAX = 5
 _LOSSES_KEPT = 100
 _MIN_RATE_NS = 5_000_000_000
@@ -53,8 +55,10 @@ class View:
         roles: role by endpoint id, those that are known.
         now_ns: boottime of this tick.
         since_ns: boottime of the first event; -1 before it.
+        cell: number of the engine's cell that is being observed: what is counted by time is counted by it, so that it does
+            not depend on pieces.
         visits: clients and what they did.
-        established_ns: boottime of the latest establishment by endpoint, the least recent first.
+        established_ns: boottime of the latest establishment by endpoint.
         judged: clients of which a visit's outcome became known at this tick.
         final: the trace is over: this is the last tick.
         scan: rules that look at open connections should; once a second, as samples come.
@@ -77,8 +81,9 @@ class View:
         self.roles = roles
         self.now_ns = -1
         self.since_ns = -1
+        self.cell = -1
         self.visits = VisitTracker()
-        self.established_ns: OrderedDict[int, int] = OrderedDict()
+        self.established_ns: dict[int, int] = {}
         self.ended: list[Ended] = []
         self.final = self.scan = False
         self.judged: list[Client] = []
@@ -97,13 +102,11 @@ class View:
 
     def _note_established(self, events: Events) -> None:
         index = np.flatnonzero((events["new_state"] == TcpState.ESTABLISHED) & (events["old_state"] == TcpState.SYN_SENT))
-        endpoints, last = np.unique(events["endpoint_id"][index][::-1], return_index=True)
-        times_ns = events["ts_ns"][index][::-1][last]
-        for endpoint_id, at_ns in zip(endpoints.tolist(), times_ns.tolist(), strict=True):
-            before = self.established_ns.pop(endpoint_id, -1)
-            self.established_ns[endpoint_id] = max(before, at_ns)
-        while len(self.established_ns) > _ENDPOINTS_MAX:
-            self.established_ns.popitem(last=False)
+        endpoints, which = np.unique(events["endpoint_id"][index], return_inverse=True)
+        latest_ns = np.zeros(len(endpoints), np.int64)
+        np.maximum.at(latest_ns, which, events["ts_ns"][index].astype(np.int64))
+        for endpoint_id, at_ns in zip(endpoints.tolist(), latest_ns.tolist(), strict=True):
+            self.established_ns[endpoint_id] = max(self.established_ns.get(endpoint_id, -1), at_ns)
 
     def note_loss(self, lost: int, since_ns: int, until_ns: int) -> None:
         """Events were lost in [since_ns, until_ns)."""
@@ -117,6 +120,7 @@ class View:
         """Set the time, and judge the visits that are over."""
         self.now_ns = now_ns
         self.ended = []
+        forget_oldest(self.established_ns, _ENDPOINTS_MAX)
         self.scan = self.final or now_ns % SCAN_NS == 0
         self.judged = self.outcomes.judge(self.visits.touched, now_ns, self.final)
         for client in self.judged:
@@ -202,6 +206,8 @@ class View:
 def _between(other: Client, visit: Visit) -> bool:
     """Whether another endpoint was asked by the same process shortly before a visit, and again shortly after."""
     before = after = False
+    if visit.pid < 0:
+        return False
     for own in other.visits:
         if own.pid != visit.pid or (own.received_max < 0 and own.over):
             continue
@@ -226,11 +232,23 @@ def rows_suspects(rows: Connections, span_ns: int) -> tuple[Suspect, ...]:
     )
 
 
+def forget_oldest(times_ns: dict[Any, int], most: int) -> None:
+    """Keep `most` entries, those with the latest times; called at ticks, so that it does not depend on pieces."""
+    if len(times_ns) > most:
+        for key in nsmallest(len(times_ns) - most + most // 8, times_ns, key=lambda key: (times_ns[key], key)):
+            del times_ns[key]
+
+
 def is_failed(rows: Connections) -> NDArray[np.bool_]:
-    """Connections that were never established: bool, shape (n,)."""
-    return np.isin(rows["close_reason"], (CloseReason.REFUSED, CloseReason.TIMEOUT, CloseReason.UNREACHABLE)) & (
-        rows["established_ns"] < 0
-    )
+    """Connections that got no handshake, and of which that is known: bool, shape (n,).
+
+    A time-out also ends established connections (keep-alive), of which nothing else may have been seen.
+    """
+    reason = rows["close_reason"]
+    handshake = (rows["opened_ns"] >= 0) | (rows["state_ns"][:, TcpState.SYN_SENT] >= 0)
+    failed = np.isin(reason, (CloseReason.TIMEOUT, CloseReason.UNREACHABLE)) & handshake
+    failed |= reason == CloseReason.REFUSED
+    return failed & (rows["established_ns"] < 0) & (rows["state_ns"][:, TcpState.ESTABLISHED] < 0)
 
 
-__all__ = ["Client", "Ended", "Owner", "View", "is_failed", "rows_suspects"]
+__all__ = ["Client", "Ended", "Owner", "View", "forget_oldest", "is_failed", "rows_suspects"]

@@ -15,6 +15,8 @@ from tracer.rules.tokens import Grant, downloaded_before, grant, registries
 from tracer.rules.view import View
 from tracer.visits import Client, Visit
 
+_KEPT = 4096
+
 
 @dataclass(frozen=True)
 class AuthFailureThresholds(Thresholds):
@@ -46,6 +48,8 @@ class AuthFailure(Rule[AuthFailureThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
+        if len(self._rows) > _KEPT:
+            self._rows = {owner: row for owner, row in self._rows.items() if owner in view.visits.clients}
         for client in view.judged:
             if view.role(client.owner.endpoint_id) is Role.AUTH:
                 yield from self._token_server(view, client)

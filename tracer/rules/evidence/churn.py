@@ -9,7 +9,7 @@ from typing import ClassVar
 from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
-from tracer.rules.rate import OpenRate
+from tracer.rules.rate import Rate, opened
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
@@ -41,16 +41,17 @@ class Churn(Rule[ChurnThresholds]):
 
     def __init__(self, settings: ChurnThresholds) -> None:
         super().__init__(settings)
-        self._rate = OpenRate(settings.window_s)
+        self._rate = Rate(settings.window_s)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
-        self._rate.add(events)
+        self._rate.add(opened(events), view.cell)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
+        self._rate.slide(view.now_ns)
         budget = self.settings.budget_per_min * self.settings.window_s / 60
-        for endpoint_id, opens in self._rate.over(view.now_ns, budget):
+        for endpoint_id, opens in self._rate.over(budget):
             since_ns = view.now_ns - self.settings.window_s * SECOND_NS
             per_min = opens * 60 / self.settings.window_s
             yield Sighting(

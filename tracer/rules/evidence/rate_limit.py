@@ -36,9 +36,10 @@ class RateLimitThresholds(Thresholds):
     follow_s: float = threshold(2.0, 0.5, 60, "going on to another endpoint within this is no rate limit, but a fall-through")
     hold_s: float = threshold(90, 1, 3600, "over when nothing more was seen for so long")
 
-    def problems(self) -> list[tuple[str, str]]:
+    def problems(self) -> list[tuple[tuple[str, ...], str]]:
         """See `Thresholds`."""
-        return [("factor_max", "factor_max is below factor_min")] if self.factor_max < self.factor_min else []
+        below = self.factor_max < self.factor_min
+        return [(("factor_max", "factor_min"), "factor_max is below factor_min")] if below else []
 
 
 class RateLimit(Rule[RateLimitThresholds]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,12 +14,12 @@ from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
+from tracer.rules.ticks import TICK_NS
 from tracer.rules.view import View, rows_suspects
 from tracer.segments import joined
 from tracer.text import bytes_text
 
 _ROWS_KEPT = 64
-_ENDPOINTS_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class _Recent:
 
     def since(self, since_ns: int) -> Connections:
         """The latest resets since then; what is older is forgotten."""
-        self.ended = {second: own for second, own in self.ended.items() if second >= since_ns // SECOND_NS}
+        self.ended = {second: own for second, own in self.ended.items() if second >= since_ns // SECOND_NS} or self.ended
         rows = joined(self._rows)
         rows = rows[rows["last_ns"] > since_ns][-_ROWS_KEPT:]
         self._rows = [rows]
@@ -77,7 +76,7 @@ class Reset(Rule[ResetThresholds]):
 
     def __init__(self, settings: ResetThresholds) -> None:
         super().__init__(settings)
-        self._recent: OrderedDict[int, _Recent] = OrderedDict()
+        self._recent: dict[int, _Recent] = {}
         self._fresh: set[int] = set()
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
@@ -94,7 +93,7 @@ class Reset(Rule[ResetThresholds]):
             np.bincount(which, downloads, len(numbers)).astype(int).tolist(),
             strict=True,
         )
-        second = int(ended["last_ns"].max()) // SECOND_NS
+        second = view.cell * TICK_NS // SECOND_NS
         for endpoint_id, count, large in columns:
             recent = self._recent.get(endpoint_id)
             if recent is None:
@@ -103,13 +102,14 @@ class Reset(Rule[ResetThresholds]):
         for endpoint_id, own in by_endpoint(ended[reset]):
             self._recent[endpoint_id].keep(own)
             self._fresh.add(endpoint_id)
-        while len(self._recent) > _ENDPOINTS_MAX:
-            self._fresh.discard(self._recent.popitem(last=False)[0])
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
         since_ns = view.now_ns - int(self.settings.window_s * SECOND_NS)
-        fresh, self._fresh = sorted(self._fresh), set()
+        if view.scan:
+            old = since_ns // SECOND_NS
+            self._recent = {key: recent for key, recent in self._recent.items() if max(recent.ended) >= old}
+        fresh, self._fresh = sorted(self._fresh & self._recent.keys()), set()
         for endpoint_id in fresh:
             recent = self._recent[endpoint_id]
             rows = recent.since(since_ns)

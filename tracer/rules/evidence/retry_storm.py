@@ -72,7 +72,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
         for client in view.judged:
             if view.role(client.owner.endpoint_id) not in (Role.AUTH, Role.BLOB):
                 yield from self._judge_client(view, client)
-        for client in view.visits.touched.values():
+        for _, client in sorted(view.visits.touched.items()):
             yield from self._tight_loop(view, client)
 
     def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:

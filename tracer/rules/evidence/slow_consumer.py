@@ -115,4 +115,6 @@ class SlowConsumer(Rule[SlowConsumerThresholds]):
 def _since_ns(rows: Connections) -> NDArray[np.int64]:
     """Since when each waits: since it left ESTABLISHED, or since something last came."""
     left_ns = rows["established_ns"] + rows["state_ns"][:, TcpState.ESTABLISHED]
+    over = rows["closed_ns"] >= 0
+    left_ns = np.where(over, rows["closed_ns"] - np.maximum(rows["state_ns"][:, TcpState.CLOSE_WAIT], 0), left_ns)
     return np.where(rows["last_state"] == TcpState.ESTABLISHED, rows["last_ns"] - rows["idle_ms"] * 1_000_000, left_ns)

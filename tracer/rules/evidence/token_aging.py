@@ -45,7 +45,7 @@ class TokenAging(Rule[TokenAgingThresholds]):
         if not view.scan:
             return
         before_ns = view.now_ns - int(self.settings.age_s * SECOND_NS)
-        for client in list(view.visits.clients.values()):
+        for _, client in sorted(view.visits.clients.items()):
             if view.role(client.owner.endpoint_id) is not Role.AUTH or client.last_ns > before_ns:
                 continue
             count = len(view.open_where(partial(_working, client)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +15,7 @@ from tracer.lifecycle import REASON_NAMES, CloseReason
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View, forget_oldest, is_failed, rows_suspects
 from tracer.segments import joined
 from tracer.text import address_text
 
@@ -55,14 +54,14 @@ class Unreachable(Rule[UnreachableThresholds]):
         super().__init__(settings)
         self._ended: dict[int, KeptRows] = {}  # by endpoint, those not yet told of
         self._aborted: dict[int, KeptRows] = {}
-        self._known: OrderedDict[int, int] = OrderedDict()  # endpoints that were told of, with the latest evidence
+        self._known: dict[int, int] = {}  # endpoints that were told of, with the latest evidence
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
         reason = ended["close_reason"]
-        failed = np.isin(reason, (CloseReason.TIMEOUT, CloseReason.UNREACHABLE)) & (ended["established_ns"] < 0)
+        failed = is_failed(ended) & (reason != CloseReason.REFUSED)
         gave_up = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
-        rows = ended[failed & (ended["state_ns"][:, TcpState.ESTABLISHED] < 0) | gave_up]
+        rows = ended[failed | gave_up]
         for endpoint_id, own in by_endpoint(rows):
             self._ended.setdefault(endpoint_id, KeptRows(_KEPT)).add(own)
         young = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= 0) & ~gave_up
@@ -102,7 +101,7 @@ class Unreachable(Rule[UnreachableThresholds]):
         return late[:_KEPT]
 
     def _endpoint(self, view: View, endpoint_id: int, rows: Connections) -> Iterator[Answer]:
-        started_ns = int(rows["opened_ns"].min())
+        started_ns = int(rows["first_seen_ns"].min())
         seen_ns = int(np.where(rows["closed_ns"] >= 0, rows["closed_ns"], view.now_ns).max())
         answered = view.established_ns.get(endpoint_id, -1) > started_ns
         addresses = sorted({address_text(row.tobytes()) or "?" for row in rows["raddr"]})
@@ -123,18 +122,16 @@ class Unreachable(Rule[UnreachableThresholds]):
                 "waiting": int((rows["close_reason"] == CloseReason.OPEN).sum()),
                 "ended": reasons,
                 "addresses": addresses[:10],
-                "longest_s": round(float((seen_ns - rows["opened_ns"]).max()) / SECOND_NS, 3),
+                "longest_s": round(float((seen_ns - rows["first_seen_ns"]).max()) / SECOND_NS, 3),
                 "syn_retransmits": int(rows["retransmits"].max()) if (rows["retransmits"] >= 0).any() else None,
                 "others_connect": bool(answered),
             },
             suspects=rows_suspects(rows, seen_ns - started_ns),
         )
-        self._known.pop(endpoint_id, None)
         self._known[endpoint_id] = max(seen_ns, started_ns)
-        while len(self._known) > _ENDPOINTS_MAX:
-            self._known.popitem(last=False)
 
     def _recovered(self, view: View, waiting: set[int]) -> Iterator[Answer]:
+        forget_oldest(self._known, _ENDPOINTS_MAX)
         for endpoint_id, seen_ns in list(self._known.items()):
             established_ns = view.established_ns.get(endpoint_id, -1)
             if established_ns > seen_ns and endpoint_id not in waiting:

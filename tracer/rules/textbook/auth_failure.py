@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import ClassVar
 
 from tracer.connections import Connections, by_endpoint
@@ -19,6 +19,8 @@ from tracer.rules.view import View, rows_suspects
 from tracer.text import address_text
 
 _KEPT = 256
+_PRIVATE = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")))
+"""RFC 1918, 6598 and 4193; the library's is_private also takes addresses for documentation and tests."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class TextbookAuthFailure(Rule[TextbookAuthFailureThresholds]):
                         continue
                 if self._private(view, endpoint_id, own):
                     yield self._sighting(view, endpoint_id, own, "at a private registry")
+        since_ns = view.now_ns - int((self.settings.after_s + self.settings.window_s) * SECOND_NS)
+        self._all_ended_ns = {key: at_ns for key, at_ns in self._all_ended_ns.items() if at_ns >= since_ns}
         for endpoint_id, first_ns, _ in self._ends.found(view):
             self._all_ended_ns[endpoint_id] = first_ns + int(self.settings.window_s * SECOND_NS)
 
@@ -78,7 +82,10 @@ class TextbookAuthFailure(Rule[TextbookAuthFailureThresholds]):
         if view.role(endpoint_id) is Role.PRIVATE:
             return True
         text = address_text(rows["raddr"][0].tobytes())
-        return text is not None and ip_address(text).is_private and not ip_address(text).is_loopback
+        if text is None:
+            return False
+        address = ip_address(text)
+        return any(address in network for network in _PRIVATE if network.version == address.version)
 
     def _sighting(self, view: View, endpoint_id: int, rows: Connections, when: str) -> Sighting:
         return Sighting(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
-from tracer.rules.rate import OpenRate
+from tracer.rules.rate import Rate, opened
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
@@ -42,23 +39,21 @@ class TextbookChurn(Rule[TextbookChurnThresholds]):
 
     def __init__(self, settings: TextbookChurnThresholds) -> None:
         super().__init__(settings)
-        self._opens = OpenRate(settings.window_s)
-        self._closes: deque[tuple[int, dict[int, int]]] = deque()
+        self._opens = Rate(settings.window_s)
+        self._closes = Rate(settings.window_s)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
-        self._opens.add(events)
-        if len(ended):
-            endpoints, counts = np.unique(ended["endpoint_id"], return_counts=True)
-            self._closes.append((int(ended["last_ns"].max()), dict(zip(endpoints.tolist(), counts.tolist(), strict=True))))
+        self._opens.add(opened(events), view.cell)
+        self._closes.add(ended["endpoint_id"], view.cell)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
         since_ns = view.now_ns - self.settings.window_s * SECOND_NS
-        while self._closes and self._closes[0][0] < since_ns:
-            self._closes.popleft()
-        for endpoint_id, opens in self._opens.over(view.now_ns, self.settings.opens_min):
-            closes = sum(counts.get(endpoint_id, 0) for _, counts in self._closes)
+        self._opens.slide(view.now_ns)
+        self._closes.slide(view.now_ns)
+        for endpoint_id, opens in self._opens.over(self.settings.opens_min):
+            closes = self._closes.of(endpoint_id)
             if closes <= self.settings.closes_min:
                 continue
             yield Sighting(

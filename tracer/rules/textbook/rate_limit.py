@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -15,7 +14,7 @@ from tracer.events import Events, TcpState, is_sample
 from tracer.findings import Severity
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View
+from tracer.rules.view import View, forget_oldest
 from tracer.text import address_text
 
 Address = tuple[int, bytes]
@@ -45,7 +44,7 @@ class TextbookRateLimit(Rule[TextbookRateLimitThresholds]):
 
     def __init__(self, settings: TextbookRateLimitThresholds) -> None:
         super().__init__(settings)
-        self._latest: OrderedDict[Address, NDArray[np.int64]] = OrderedDict()  # the last close_wait_max times
+        self._latest: dict[Address, NDArray[np.int64]] = {}  # the last close_wait_max times
         self._found: dict[Address, tuple[int, int]] = {}  # first and last time of the latest window that was full
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
@@ -58,18 +57,21 @@ class TextbookRateLimit(Rule[TextbookRateLimitThresholds]):
         remote = np.ascontiguousarray(events["daddr"][index]).view("V16").reshape(-1)
         for address in sorted(set(zip(events["endpoint_id"][index].tolist(), remote.tolist(), strict=True))):
             own = index[(events["endpoint_id"][index] == address[0]) & (remote == np.void(address[1]))]
-            before = self._latest.pop(address, np.zeros(0, np.int64))
-            times_ns = np.sort(np.concatenate([before, events["ts_ns"][own].astype(np.int64)]))
+            before = self._latest.get(address, np.zeros(0, np.int64))
+            # a time that steps back is taken for the latest one: CPUs differ by microseconds
+            times_ns = np.maximum.accumulate(np.concatenate([before, events["ts_ns"][own].astype(np.int64)]))
             full = np.flatnonzero(times_ns[kept:] - times_ns[:-kept] < window_ns)
             if len(full):
                 first_ns = int(times_ns[full[0]])
                 self._found[address] = (min(first_ns, self._found.get(address, (first_ns, 0))[0]), int(times_ns[full[-1] + kept]))
             self._latest[address] = times_ns[-kept:]
-        while len(self._latest) > _ADDRESSES_MAX:
-            self._latest.popitem(last=False)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
+        if len(self._latest) > _ADDRESSES_MAX:
+            latest_ns = {address: int(times_ns[-1]) for address, times_ns in self._latest.items()}
+            forget_oldest(latest_ns, _ADDRESSES_MAX)
+            self._latest = {address: self._latest[address] for address in latest_ns}
         found, self._found = self._found, {}
         for (endpoint_id, address), (first_ns, last_ns) in sorted(found.items()):
             text = address_text(address) or "?"

@@ -9,7 +9,7 @@ from typing import ClassVar
 from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
-from tracer.rules.rate import OpenRate
+from tracer.rules.rate import Rate, opened
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
@@ -37,15 +37,16 @@ class Budget(Rule[BudgetThresholds]):
 
     def __init__(self, settings: BudgetThresholds) -> None:
         super().__init__(settings)
-        self._rate = OpenRate(60)
+        self._rate = Rate(60)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
-        self._rate.add(events)
+        self._rate.add(opened(events), view.cell)
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        for endpoint_id, opens in self._rate.over(view.now_ns, self.settings.budget_per_min):
+        self._rate.slide(view.now_ns)
+        for endpoint_id, opens in self._rate.over(self.settings.budget_per_min):
             since_ns = view.now_ns - 60 * SECOND_NS
             yield Sighting(
                 key=endpoint_id,

@@ -26,12 +26,12 @@ class ShortLivesThresholds(Thresholds):
     healthy_min_s: float = threshold(30, 0, 3600, "shortest healthy life (published: 30)")
     hold_s: float = threshold(60, 1, 3600, "over when nothing more was seen for so long (chosen)")
 
-    def problems(self) -> list[tuple[str, str]]:
+    def problems(self) -> list[tuple[tuple[str, ...], str]]:
         """See `Thresholds`."""
         if self.life_max_s < self.life_min_s:
-            return [("life_max_s", "life_max_s is below life_min_s")]
+            return [(("life_max_s", "life_min_s"), "life_max_s is below life_min_s")]
         if self.healthy_min_s <= self.life_max_s:
-            return [("healthy_min_s", "healthy_min_s overlaps life_max_s: a life would be short and healthy")]
+            return [(("healthy_min_s", "life_max_s"), "healthy_min_s overlaps life_max_s: a life would be short and healthy")]
         return []
 
 

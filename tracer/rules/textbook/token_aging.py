@@ -22,9 +22,9 @@ class TextbookTokenAgingThresholds(Thresholds):
     token_s: float = threshold(300, 1, 86_400, "life of a token (published: 5 min)")
     age_s: float = threshold(270, 1, 86_400, "an established connection older than this is near it (published: 4 min 30 s)")
 
-    def problems(self) -> list[tuple[str, str]]:
+    def problems(self) -> list[tuple[tuple[str, ...], str]]:
         """See `Thresholds`."""
-        return [("age_s", "age_s is not below token_s")] if self.age_s >= self.token_s else []
+        return [(("age_s", "token_s"), "age_s is not below token_s")] if self.age_s >= self.token_s else []
 
 
 class TextbookTokenAging(Rule[TextbookTokenAgingThresholds]):

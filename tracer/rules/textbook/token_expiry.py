@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +17,6 @@ from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
 
 _KEPT = 1024
-_ENDPOINTS_MAX = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class AllAtOnce:
     def __init__(self, connections_min: int, window_ns: int) -> None:
         self._connections_min = connections_min
         self._window_ns = window_ns
-        self._ended: OrderedDict[int, deque[tuple[int, int]]] = OrderedDict()  # (established, ended) by endpoint
+        self._ended: dict[int, deque[tuple[int, int]]] = {}  # (established, ended) by endpoint
 
     def add(self, ended: Connections) -> None:
         """Take connections that ended, in trace order."""
@@ -43,13 +42,13 @@ class AllAtOnce:
         for endpoint_id, own in by_endpoint(rows):
             kept = self._ended.setdefault(endpoint_id, deque(maxlen=_KEPT))
             kept.extend(zip(own["established_ns"].tolist(), own["closed_ns"].tolist(), strict=True))
-        while len(self._ended) > _ENDPOINTS_MAX:
-            self._ended.popitem(last=False)
 
     def found(self, view: View) -> list[tuple[int, int, int]]:
         """(endpoint id, first end, how many) where everything that was open ended within the window, and nothing is open."""
         if not view.scan:
             return []
+        stale_ns = view.now_ns - max(self._window_ns, 2 * SECOND_NS) - SECOND_NS
+        self._ended = {key: ends for key, ends in self._ended.items() if ends[-1][1] > stale_ns}
         fresh = {key: list(ends) for key, ends in self._ended.items() if ends and ends[-1][1] > view.now_ns - 2 * SECOND_NS}
         if not fresh:
             return []

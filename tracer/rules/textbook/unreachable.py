@@ -15,7 +15,7 @@ from tracer.lifecycle import CloseReason
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View, is_failed, rows_suspects
 from tracer.segments import joined
 
 _KEPT = 256
@@ -49,7 +49,7 @@ class TextbookUnreachable(Rule[TextbookUnreachableThresholds]):
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
         reason = ended["close_reason"]
-        failed = np.isin(reason, (CloseReason.TIMEOUT, CloseReason.UNREACHABLE))
+        failed = is_failed(ended) & (reason != CloseReason.REFUSED)
         failed |= (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
         rows = ended[failed & (ended["established_ns"] < 0)]
         self._rows.add(rows)
