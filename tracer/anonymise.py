@@ -23,6 +23,7 @@ KNOWN_CLIENTS = frozenset(FAMILIES) | frozenset(
     )
 )  # fmt: skip
 _V4_PREFIX = bytes(10) + b"\xff\xff" + b"\xc6\x12"  # 198.18.0.0/15, RFC 2544: for tests, routed nowhere
+_V4_PRIVATE_PREFIX = bytes(10) + b"\xff\xff" + b"\x0a\x00"  # 10.0.0.0/16: what was private stays so, as rules ask for it
 _V6_PREFIX = b"\x20\x01\x0d\xb8" + bytes(8)  # 2001:db8::/32, RFC 3849: for documentation
 _RELEASE = re.compile(r"^(\d+\.\d+).*")  # what follows the second number says who built it, and for what machine
 _V4_MAPPED = bytes(10) + b"\xff\xff"
@@ -71,7 +72,11 @@ class Anonymiser:
         if known is None:
             number = len(self._addresses)
             mapped = address.startswith(_V4_MAPPED) and number < 1 << 16
-            known = _V4_PREFIX + number.to_bytes(2, "big") if mapped else _V6_PREFIX + number.to_bytes(4, "big")
+            known = (
+                (_V4_PRIVATE_PREFIX if _is_private(address) else _V4_PREFIX) + number.to_bytes(2, "big")
+                if mapped
+                else _V6_PREFIX + number.to_bytes(4, "big")
+            )
             self._addresses[address] = known
         return known
 
@@ -81,6 +86,12 @@ class Anonymiser:
             if comm and comm not in KNOWN_CLIENTS:
                 self._comms.setdefault(comm, b"process-%d" % (len(self._comms) + 1))
         events["comm"] = np.array([self._comms.get(comm, comm) for comm in unique.tolist()], "S16")[inverse]
+
+
+def _is_private(address: bytes) -> bool:
+    """Whether a v4-mapped address is of RFC 1918."""
+    first, second = address[12], address[13]
+    return first == 10 or (first == 172 and 16 <= second < 32) or (first == 192 and second == 168)
 
 
 def _renumbered(column: NDArray[np.unsignedinteger], numbers: dict[int, int]) -> NDArray[np.int64]:

@@ -152,6 +152,8 @@ class ConnectionTracker:
 
     def open_where(self, wanted: Callable[[Connections], NDArray[np.bool_]]) -> Connections:
         """Those of `open` that are wanted, told by their rows; much cheaper than all of them where they are few."""
+        if not self._slots:
+            return blank_connections(0)
         index = np.flatnonzero(self._occupied & ~self._rows["inbound"] & wanted(self._rows))
         rows = take(self._rows, index)
         doubtful = rows["last_ns"] < self._lost_until_ns  # its end may have been among what was lost

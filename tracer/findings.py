@@ -40,8 +40,9 @@ class Suspect:
         comm: process name, b"" unknown.
         cgroup_id: -1 unknown.
         container, unit: None unknown.
-        opens_per_min: connections a minute to the endpoint over the time that was looked at; None where it is too short.
-        share: of all connections to the endpoint in that time, 0..1.
+        opens_per_min: connections opened to the endpoint in the last minute (or as long as there is); None where that is too
+            short, or where `share` is of something else.
+        share: of all connections opened to the endpoint in that time; without a rate, of those that the finding is about. 0..1.
     """
 
     pid: int

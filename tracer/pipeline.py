@@ -214,6 +214,10 @@ class _Pace:
         self._first_ns: int | None = None
         self._started_ns = boottime_ns()
 
+    def _now_ns(self) -> int:
+        """What time it is in the trace."""
+        return int((boottime_ns() - self._started_ns) * self._speed) + (self._first_ns or 0)
+
     def pieces(self, batch: EventBatch, stop: Stop) -> Iterator[EventBatch]:
         times = batch.events["ts_ns"]
         if self._first_ns is None and len(times):
@@ -221,11 +225,13 @@ class _Pace:
         reached = np.maximum.accumulate(times.astype(np.int64))  # times of different CPUs may step back a little
         sent = 0
         if not len(times):
+            self._first_ns = self._first_ns or batch.until_ns or batch.lost_until_ns or None
+            while stop.signal is None and batch.until_ns > self._now_ns():
+                time.sleep(POLL_S)
             yield batch
             return
         while stop.signal is None:
-            now_ns = int((boottime_ns() - self._started_ns) * self._speed) + (self._first_ns or 0)
-            due = int(np.searchsorted(reached, now_ns, "right"))
+            due = int(np.searchsorted(reached, self._now_ns(), "right"))
             if due > sent:
                 yield EventBatch(
                     batch.events[sent:due].copy(),

@@ -15,6 +15,7 @@ from collections import deque
 from enum import IntEnum
 from heapq import nlargest
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,15 @@ from tracer.segments import group_starts, take
 
 VISIT_GAP_NS = 500_000_000
 """Two round trips around the earth; the fastest retry of a client known is after a second."""
-VISITS_KEPT = 64
-CLIENTS_MAX = 8192
+VISITS_KEPT = 32
+CLIENTS_MAX = 4096
 RELATED_MAX = 64
 """A pull goes to a handful of endpoints; a program that goes to thousands at a time is no pull."""
-EXCHANGES_KEPT = 32
+EXCHANGES_KEPT = 16
+_BIN_NS, _BINS = 1_000_000_000, 61
 _CPU_SKEW_NS = 1_000_000
 """Openings on different CPUs may be out of order by microseconds; visits are VISIT_GAP_NS apart."""
+K = TypeVar("K")
 _N_REASONS = len(CloseReason)
 _FAILED = (CloseReason.REFUSED, CloseReason.TIMEOUT, CloseReason.UNREACHABLE, CloseReason.ABORTED)
 UNKNOWN = -1
@@ -49,11 +52,8 @@ class Visit:
         opens: connections opened. ended: of them, ended.
         reasons: ended connections by CloseReason.
         established: ended connections that had been established.
-        received, acked: payload bytes of all ended connections of which they are known; `sized` counts those.
-        received_max, received_min: of one established connection of which it is known; -1 if none is.
+        received_max: payload bytes of one established connection of which it is known; -1 if none is. `sized` counts those.
         last_end_ns: boottime of the last end; -1 none yet.
-        longest_ns: the longest life of an ended connection; -1 none.
-        retransmits: of all ended connections of which they are known.
         exchanges: (acked, received) payload bytes of the first EXCHANGES_KEPT established connections that ended, where both
             are known: a request of one size and what it was answered with.
         outcome, shrunk: set by `tracer.rules.outcomes` once the visit is over: what it came to (None before), and the
@@ -61,33 +61,16 @@ class Visit:
     """
 
     __slots__ = (
-        "acked",
-        "ended",
-        "established",
-        "exchanges",
-        "last_end_ns",
-        "last_open_ns",
-        "longest_ns",
-        "one_process",
-        "opens",
-        "outcome",
-        "pid",
-        "reasons",
-        "received",
-        "received_max",
-        "received_min",
-        "retransmits",
-        "shrunk",
-        "sized",
-        "start_ns",
+        "ended", "established", "exchanges", "last_end_ns", "last_open_ns", "one_process", "opens", "outcome", "pid", "reasons",
+        "received_max", "shrunk", "sized", "start_ns",
     )  # fmt: skip
 
     def __init__(self, start_ns: int, pid: int) -> None:
         self.start_ns = self.last_open_ns = start_ns
         self.pid = pid
         self.one_process = pid >= 0
-        self.opens = self.ended = self.established = self.received = self.acked = self.sized = self.retransmits = 0
-        self.received_max = self.received_min = self.last_end_ns = self.longest_ns = UNKNOWN
+        self.opens = self.ended = self.established = self.sized = 0
+        self.received_max = self.last_end_ns = UNKNOWN
         self.reasons = [0] * _N_REASONS
         self.exchanges: list[tuple[int, int]] = []
         self.outcome: IntEnum | None = None
@@ -98,16 +81,11 @@ class Visit:
         """Whether every connection that was opened has ended."""
         return self.ended >= self.opens
 
-    @property
-    def failed(self) -> int:
-        """Connections that were never established."""
-        return self.ended - self.established
-
 
 class Client:
     """What one process name in one cgroup did at one endpoint: its latest visits, oldest first."""
 
-    __slots__ = ("last_ns", "one_shot", "opens", "owner", "received_max", "visits")
+    __slots__ = ("_bins", "first_ns", "last_ns", "one_shot", "opens", "owner", "received_max", "visits")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
@@ -115,7 +93,23 @@ class Client:
         self.visits: deque[Visit] = deque(maxlen=VISITS_KEPT)
         self.opens = 0
         self.received_max = UNKNOWN  # of any connection ever
-        self.last_ns = UNKNOWN  # of the last opening or end
+        self.first_ns = self.last_ns = UNKNOWN  # of the first opening; of the last opening or end
+        self._bins: deque[list[int]] = deque()  # second, openings in it: of the last minute
+
+    def count(self, first_ns: int, last_ns: int, opens: int, second: int) -> None:
+        """Count openings between two times, in a second that is not before the latest one."""
+        self.first_ns = first_ns if self.first_ns < 0 else self.first_ns
+        self.opens += opens
+        self.last_ns = max(self.last_ns, last_ns)
+        if not self._bins or self._bins[-1][0] < second:
+            self._bins.append([second, 0])
+            while self._bins[0][0] < second - _BINS:
+                self._bins.popleft()
+        self._bins[-1][1] += opens
+
+    def opens_since(self, since_ns: int) -> int:
+        """Openings since a time within the last minute, to a second."""
+        return sum(count for second, count in self._bins if second >= since_ns // _BIN_NS)
 
     def visits_of(self, pid: int) -> list[Visit]:
         """The visits to which connections of a process may belong, oldest first."""
@@ -149,6 +143,7 @@ class VisitTracker:
         self.forgotten = 0
         self._related: dict[tuple[int, bytes], list[Client]] = {}  # by name, until the next connections
         self._by_name: dict[tuple[int, bytes], dict[Owner, Client]] = {}
+        self._by_endpoint: dict[int, dict[Owner, Client]] = {}
 
     def settle(self) -> None:
         """Begin a new interval."""
@@ -159,11 +154,13 @@ class VisitTracker:
             return
         for _, owner in sorted((client.last_ns, owner) for owner, client in self.clients.items())[: excess + CLIENTS_MAX // 8]:
             del self.clients[owner]
-            own = self._by_name[owner.cgroup_id, owner.comm]
-            del own[owner]
-            if not own:
-                del self._by_name[owner.cgroup_id, owner.comm]
+            _drop(self._by_name, (owner.cgroup_id, owner.comm), owner)
+            _drop(self._by_endpoint, owner.endpoint_id, owner)
             self.forgotten += 1
+
+    def at(self, endpoint_id: int) -> list[Client]:
+        """The clients of one endpoint."""
+        return list(self._by_endpoint.get(endpoint_id, {}).values())
 
     def of(self, cgroup_id: int, comm: bytes) -> list[Client]:
         """One owner's clients over all endpoints, the RELATED_MAX most recently active ones."""
@@ -175,12 +172,18 @@ class VisitTracker:
             self._related[name] = known
         return known
 
-    def add(self, events: Events, ended: Connections) -> None:
-        """Take the openings among `events`, and the connections that `ended` with them (both in trace order)."""
+    def add(self, events: Events, ended: Connections, second: int) -> None:
+        """Take the openings among `events`, and the connections that `ended` with them (both in trace order).
+
+        Args:
+            events: a piece of the trace.
+            ended: CONNECTION_DTYPE.
+            second: in which all of it is counted for rates; never less than before.
+        """
         self._related = {}
         opening = take(np.ascontiguousarray(events), np.flatnonzero(is_opening(events)))
         if len(opening):
-            self._add_openings(opening)
+            self._add_openings(opening, second)
         seen_open = ended["opened_ns"] >= 0
         if seen_open.any():
             self._add_ended(ended if seen_open.all() else take(ended, np.flatnonzero(seen_open)))
@@ -190,10 +193,11 @@ class VisitTracker:
         if client is None:
             client = self.clients[owner] = Client(owner)
             self._by_name.setdefault((owner.cgroup_id, owner.comm), {})[owner] = client
+            self._by_endpoint.setdefault(owner.endpoint_id, {})[owner] = client
         self.touched[owner] = client
         return client
 
-    def _add_openings(self, opening: Events) -> None:
+    def _add_openings(self, opening: Events, second: int) -> None:
         owner_known = opening["flags"] & np.uint32(EventFlag.OWNER) != 0
         known = owner_known & valid(opening, "pid")
         pids = np.where(known, opening["pid"].astype(np.int64), UNKNOWN)
@@ -226,8 +230,7 @@ class VisitTracker:
             for first, last in pieces:
                 one = pid_min if pid_min == pid_max or (pids[first:last] == pids[first]).all() else None
                 self._open(client, int(times_ns[first]), int(times_ns[last - 1]), last - first, int(pids[first]), one)
-            client.opens += end - start
-            client.last_ns = max(client.last_ns, int(times_ns[start:end].max()))
+            client.count(int(times_ns[start]), int(times_ns[start:end].max()), end - start, second)
 
     def _open(self, client: Client, first_ns: int, last_ns: int, count: int, pid: int, one: int | None) -> None:
         """Openings without a pause between them; `one` is their process if it is one."""
@@ -278,6 +281,13 @@ class VisitTracker:
             sums = _Sums(ended, order[by_visit], starts)
             for index, which in enumerate(number[starts].tolist()):
                 sums.add(index, visits[which - 1])
+
+
+def _drop(index: dict[K, dict[Owner, Client]], key: K, owner: Owner) -> None:
+    """Take an owner out of an index, and its entry with the last one."""
+    del index[key][owner]
+    if not index[key]:
+        del index[key]
 
 
 class _Groups:
@@ -343,13 +353,8 @@ class _Sums:
         self.count = (self._end - start).tolist()
         self.established = _added(established.astype(np.int64), start)
         self.sized = _added(sized.astype(np.int64), start)
-        self.received = _added(np.where(sized, received, 0), start)
         self.received_max = np.maximum.reduceat(np.where(sized, received, UNKNOWN), start).tolist()
-        self.received_min = np.minimum.reduceat(np.where(sized, received, TS_NS_MAX), start).tolist()
-        self.acked = _added(np.maximum(acked, 0), start)
-        self.retransmits = _added(np.maximum(ended["retransmits"][order], 0), start)
         self.last_ns = np.maximum.reduceat(ended["last_ns"][order], start).tolist()
-        self.longest_ns = np.maximum.reduceat(ended["lifetime_ns"][order], start).tolist()
         group = np.repeat(np.arange(len(start)), self._end - start)
         codes = group * _N_REASONS + ended["close_reason"][order]
         self.reasons = np.bincount(codes, minlength=len(start) * _N_REASONS).reshape(-1, _N_REASONS).tolist()
@@ -359,17 +364,11 @@ class _Sums:
         visit.ended += self.count[number]
         visit.established += self.established[number]
         visit.reasons = [had + new for had, new in zip(visit.reasons, self.reasons[number], strict=True)]
-        visit.acked += self.acked[number]
-        visit.retransmits += self.retransmits[number]
         visit.last_end_ns = max(visit.last_end_ns, self.last_ns[number])
-        visit.longest_ns = max(visit.longest_ns, self.longest_ns[number])
         if not self.sized[number]:
             return
         visit.sized += self.sized[number]
-        visit.received += self.received[number]
         visit.received_max = max(visit.received_max, self.received_max[number])
-        least = self.received_min[number]
-        visit.received_min = least if visit.received_min < 0 else min(visit.received_min, least)
         room = EXCHANGES_KEPT - len(visit.exchanges)
         if room > 0:
             own = slice(self._start[number], self._end[number])

@@ -141,7 +141,8 @@ def suspect_text(suspect: Suspect) -> str:
     name = printable(comm_text(suspect.comm)) or "unknown"
     pid = f"[{suspect.pid}]" if suspect.pid >= 0 else ""
     rate = "" if suspect.opens_per_min is None else f", {suspect.opens_per_min:.3g} a minute"
-    return f"{name}{pid} {suspect.share:.0%} of the connections{rate}"
+    of_what = "of these connections" if suspect.opens_per_min is None else "of the connections"
+    return f"{name}{pid} {suspect.share:.0%} {of_what}{rate}"
 
 
 def owner_texts(rows: Connections) -> list[str]:
@@ -207,7 +208,9 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         for owner, found in summary.cadences.items()
         if found.rhythm is not Rhythm.NONE
     ]
-    lines += [f"{rule} did not judge: {printable(reason)}" for rule, reason in summary.abstained]
+    lines += [
+        f"{rule} did not judge: {printable(reason)}" if rule != "*" else printable(reason) for rule, reason in summary.abstained
+    ]
     still = [finding for finding in summary.findings if not finding.rule.endswith("recovered")]
     if still:
         shown = ", ".join(f"{finding.rule} ({finding.severity.text})" for finding in still)

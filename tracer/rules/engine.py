@@ -121,6 +121,10 @@ class Engine:
                 reason = f"events were lost: {self._withheld[rule.id]} sightings that rest on what was not seen were withheld"
             if reason is not None:
                 found.append((rule.id, reason))
+        if self.suppressed:
+            found.append(("*", f"{self.suppressed} sightings were not followed up: {EPISODES_MAX} findings are open"))
+        if self._view.visits.forgotten:
+            found.append(("*", f"{self._view.visits.forgotten} clients were forgotten: more are active than are kept"))
         return found
 
     def _unable(self, rule: Rule[Any]) -> str | None:
@@ -165,7 +169,8 @@ class Engine:
         sighting, finding = known
         answer = replace(answer, started_ns=min(answer.started_ns, sighting.started_ns))
         if answer.confidence < sighting.confidence:  # what was surer before still holds; this only shows that it goes on
-            answer = replace(sighting, seen_ns=max(answer.seen_ns, sighting.seen_ns), hold_ns=answer.hold_ns)
+            severity, seen_ns = max(answer.severity, sighting.severity), max(answer.seen_ns, sighting.seen_ns)
+            answer = replace(sighting, severity=severity, seen_ns=seen_ns, hold_ns=answer.hold_ns)
         changed = self._told(rule, answer, finding.episode, finding.detected_ns, FindingState.UPDATE)
         self._open[key] = (answer, finding)
         grown = abs(changed.confidence - finding.confidence) >= CONFIDENCE_STEP or changed.severity != finding.severity

@@ -58,6 +58,11 @@ def same_request(one: int, other: int) -> bool:
     return one == other or (min(one, other) >= _HELLO_MIN_BYTES and abs(one - other) <= CLOSE_NOTIFY_BYTES)
 
 
+def judged_until(client: Client, latest: Visit) -> list[Visit]:
+    """A client's visits up to one of them of which the outcome is known, oldest first."""
+    return [visit for visit in client.visits if visit.outcome is not None and visit.start_ns <= latest.start_ns]
+
+
 class Outcomes:
     """Judges visits once they are over and no connection can join them any more, in the order in which they end."""
 
@@ -65,10 +70,10 @@ class Outcomes:
         self._memory: OrderedDict[Owner, _Memory] = OrderedDict()
         self._pending: dict[Owner, Client] = {}
 
-    def judge(self, touched: dict[Owner, Client], now_ns: int, final: bool) -> list[Client]:
-        """Judge what can be judged now (or never, if this is the `final` time); the clients of which a visit was judged."""
+    def judge(self, touched: dict[Owner, Client], now_ns: int, final: bool) -> list[tuple[Client, Visit]]:
+        """Judge what can be judged now (or never, if this is the `final` time); what was judged."""
         self._pending |= touched
-        judged = []
+        judged: list[tuple[Client, Visit]] = []
         for owner, client in sorted(self._pending.items()):
             waiting = [visit for visit in client.visits if visit.outcome is None]
             ready = [visit for visit in waiting if visit.over and (final or now_ns - visit.last_open_ns > VISIT_GAP_NS)]
@@ -76,7 +81,7 @@ class Outcomes:
                 memory = self._remembered(owner)
                 for visit in ready:
                     visit.outcome = memory.judge(visit)
-                judged.append(client)
+                    judged.append((client, visit))
             if len(ready) == len(waiting):
                 del self._pending[owner]
         while len(self._memory) > _CLIENTS_KEPT:

@@ -160,9 +160,9 @@ class _Lines:
         current: str | None = None
         found = 0
         for number, line in enumerate(self._text, 1):
-            header = _HEADER.match(line)
-            if header:
-                current = next(group for group in header.groups() if group is not None)
+            header = _header(line)
+            if header is not None:
+                current = header.strip("\"'")
                 if section is not None and key is not None and _same_section(current, f"{section}.{key}"):
                     return number
                 begins = section or key
@@ -175,7 +175,12 @@ class _Lines:
         return found or 1
 
 
-_HEADER = re.compile(r"\s*\[+\s*(?:\"([^\"]*)\"|'([^']*)'|([^\]]*?))\s*\]+")
+def _header(line: str) -> str | None:
+    """The name in a line [name] or [[name]], quotes left in; None if it is none. No pattern: lines may be long and hostile."""
+    stripped = line.strip()
+    if not stripped.startswith("["):
+        return None
+    return stripped.partition("]")[0].lstrip("[").strip()
 
 
 def _same_section(header: str, name: str) -> bool:

@@ -7,13 +7,11 @@ from enum import Enum
 
 from tracer.clients import family_of
 from tracer.roles import Role
-from tracer.rules.outcomes import ERROR_MAX_BYTES
-from tracer.rules.view import View
+from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcome
+from tracer.rules.view import SESSION_NS, View
 from tracer.visits import Client, Visit
 
 SECOND_NS = 1_000_000_000
-SESSION_NS = 2 * SECOND_NS
-"""A client asks for a token right after the registry has told it to, and comes back right after it has one."""
 MID_PULL_NS, AGES_NS = SECOND_NS // 2, 3600 * SECOND_NS
 """Between two requests of one pull, and of one program that was started for it."""
 ANSWERS_MIN = 2
@@ -81,9 +79,11 @@ def _asked_again(view: View, client: Client, visit: Visit) -> bool:
 
 
 def refused_token(view: View, client: Client, visit: Visit) -> bool:
-    """Whether the owner of a visit to a registry was refused a token about that time."""
+    """Whether the owner of a visit to a registry got no token about that time."""
     return any(
-        own.outcome is not None and _near(visit, own) and grant(view, other, own) in (Grant.REFUSED, Grant.UNUSED)
+        own.outcome is not None
+        and _near(visit, own)
+        and (own.outcome is Outcome.FAILED or grant(view, other, own) in (Grant.REFUSED, Grant.UNUSED))
         for other in token_servers(view, client)
         for own in other.visits
     )

@@ -5,8 +5,8 @@ Rules share what is kept here (clients and their visits, open connections, opens
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Any
@@ -21,16 +21,17 @@ from tracer.findings import Suspect
 from tracer.lifecycle import CloseReason
 from tracer.roles import Role
 from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcomes
-from tracer.rules.ticks import SCAN_NS
+from tracer.rules.suspects import Ranking
+from tracer.rules.ticks import SCAN_NS, TICK_NS
 from tracer.visits import Client, Visit, VisitTracker
 
 Wanted = Callable[[Connections], NDArray[np.bool_]]
-SUSPECTS_MAX = 5
 _LOSSES_KEPT = 100
-_MIN_RATE_NS = 5_000_000_000
-"""Rates over less than this would be an exaggeration."""
 _ENDPOINTS_MAX = 1 << 17
-_SANDWICH_NS = 2_000_000_000
+_KNOWN_MAX = 4096
+_ASKED_MAX = 4096
+SESSION_NS = 2_000_000_000
+"""A client asks for a token right after the registry has told it to, and comes back right after it has one."""
 SANDWICHES_MIN = 2
 """So many visits between two visits to a registry make an endpoint a token server."""
 
@@ -59,7 +60,8 @@ class View:
             not depend on pieces.
         visits: clients and what they did.
         established_ns: boottime of the latest establishment by endpoint.
-        judged: clients of which a visit's outcome became known at this tick.
+        judged: visits of which the outcome became known at this tick, with their clients.
+        tokens: visits to token servers of which it became clear at this tick whether the token was used.
         final: the trace is over: this is the last tick.
         scan: rules that look at open connections should; once a second, as samples come.
         ended: episodes that were declared over at this tick.
@@ -86,7 +88,10 @@ class View:
         self.established_ns: dict[int, int] = {}
         self.ended: list[Ended] = []
         self.final = self.scan = False
-        self.judged: list[Client] = []
+        self.judged: list[tuple[Client, Visit]] = []
+        self.tokens: list[tuple[Client, Visit]] = []
+        self._asked: list[tuple[Client, Visit]] = []  # visits to token servers, until it is clear what came of them
+        self._rankings: dict[int, Ranking] = {}
         self.outcomes = Outcomes()
         self.silent_ns: dict[int, int] = {}
         self._sandwiches: dict[int, int] = {}
@@ -97,7 +102,7 @@ class View:
         """Take the next piece."""
         if self.since_ns < 0 and len(events):
             self.since_ns = int(events["ts_ns"][0])
-        self.visits.add(events, ended)
+        self.visits.add(events, ended, self.cell * TICK_NS // 1_000_000_000)
         self._note_established(events)
 
     def _note_established(self, events: Events) -> None:
@@ -122,11 +127,25 @@ class View:
         self.ended = []
         forget_oldest(self.established_ns, _ENDPOINTS_MAX)
         self.scan = self.final or now_ns % SCAN_NS == 0
+        self._rankings = {}
         self.judged = self.outcomes.judge(self.visits.touched, now_ns, self.final)
-        for client in self.judged:
-            self._learn_role(client)
+        for client, visit in self.judged:
+            self._learn_role(client, visit)
+        self._asked += [entry for entry in self.judged if self.role(entry[0].owner.endpoint_id) is Role.AUTH]
+        # at the end of a trace it is not clear: the client may have come back later
+        self.tokens = [entry for entry in self._asked if now_ns > entry[1].last_end_ns + SESSION_NS]
+        self._asked = [entry for entry in self._asked if now_ns <= entry[1].last_end_ns + SESSION_NS][-_ASKED_MAX:]
+        if self.scan:
+            self._forget()
 
-    def _learn_role(self, client: Client) -> None:
+    def _forget(self) -> None:
+        """What is known of endpoints is kept for those with clients."""
+        if len(self.silent_ns) > _KNOWN_MAX:
+            forget_oldest(self.silent_ns, _KNOWN_MAX)
+        if len(self._sandwiches) > _KNOWN_MAX:
+            self._sandwiches = {number: count for number, count in self._sandwiches.items() if self.visits.at(number)}
+
+    def _learn_role(self, client: Client, visit: Visit) -> None:
         """Learn a token server: small answers only, asked between two visits to one and the same other endpoint."""
         number = client.owner.endpoint_id
         if number in self.roles:
@@ -135,7 +154,6 @@ class View:
             self._sandwiches[number] = -1  # whatever it is, it serves more than tokens
             return
         count = self._sandwiches.get(number, 0)
-        visit = next(visit for visit in reversed(client.visits) if visit.outcome is not None)
         if count >= 0 and visit.established and any(_between(other, visit) for other in self._elsewhere(client)):
             self._sandwiches[number] = count + 1
 
@@ -155,52 +173,20 @@ class View:
         learnt = Role.AUTH if self._sandwiches.get(endpoint_id, 0) >= SANDWICHES_MIN else Role.UNKNOWN
         return self.roles.get(endpoint_id, learnt)
 
-    def endpoint_clients(self, endpoint_id: int) -> list[Client]:
-        """The clients seen at an endpoint."""
-        return [client for owner, client in self.visits.clients.items() if owner.endpoint_id == endpoint_id]
+    def suspects(self, endpoint_id: int) -> tuple[Suspect, ...]:
+        """Who opened connections to an endpoint in the last minute, most first."""
+        return self._ranking(endpoint_id).suspects()
 
-    def suspects(
-        self, endpoints: Iterable[int], since_ns: int, only: Callable[[Client], bool] | None = None
-    ) -> tuple[Suspect, ...]:
-        """Who opened connections to some endpoints since then, most first; shares are of all of them.
+    def suspect(self, client: Client) -> tuple[Suspect, ...]:
+        """One client as the only suspect, with its share of the connections to its endpoint."""
+        return self._ranking(client.owner.endpoint_id).suspect(client)
 
-        Args:
-            endpoints: ids.
-            since_ns: boottime.
-            only: whom to name; None names everybody. The others still count for the shares.
-        """
-        wanted = set(endpoints)
-        opens: Counter[tuple[int, bytes]] = Counter()
-        pids: dict[tuple[int, bytes], tuple[int, int]] = {}
-        named: set[tuple[int, bytes]] = set()
-        for owner, client in self.visits.clients.items():
-            if owner.endpoint_id not in wanted or client.last_ns < since_ns:
-                continue
-            who = (owner.cgroup_id, owner.comm)
-            recent = [visit for visit in client.visits if visit.last_open_ns >= since_ns]
-            if not recent:
-                continue
-            opens[who] += sum(visit.opens for visit in recent)
-            pids[who] = max(pids.get(who, (-1, -1)), (recent[-1].start_ns, recent[-1].pid))
-            if only is None or only(client):
-                named.add(who)
-        total = sum(opens.values())
-        span_ns = self.now_ns - since_ns
-        found = sorted(((count, who) for who, count in opens.items() if who in named), key=lambda entry: (-entry[0], entry[1]))
-        return tuple(
-            Suspect(
-                pids[who][1],
-                who[1],
-                who[0],
-                count * 60e9 / span_ns if span_ns >= _MIN_RATE_NS else None,
-                count / total,
-            )
-            for count, who in found[:SUSPECTS_MAX]
-        )
-
-    def suspect(self, client: Client, since_ns: int) -> tuple[Suspect, ...]:
-        """One client as the only suspect."""
-        return self.suspects([client.owner.endpoint_id], since_ns, lambda other: other is client)
+    def _ranking(self, endpoint_id: int) -> Ranking:
+        """Made once a tick."""
+        known = self._rankings.get(endpoint_id)
+        if known is None:
+            known = self._rankings[endpoint_id] = Ranking(self.visits.at(endpoint_id), self.now_ns, self.since_ns)
+        return known
 
 
 def _between(other: Client, visit: Visit) -> bool:
@@ -211,25 +197,10 @@ def _between(other: Client, visit: Visit) -> bool:
     for own in other.visits:
         if own.pid != visit.pid or (own.received_max < 0 and own.over):
             continue
-        before |= own.start_ns <= visit.start_ns <= max(own.last_open_ns, own.last_end_ns) + _SANDWICH_NS
-        after |= visit.start_ns < own.last_open_ns <= visit.last_end_ns + _SANDWICH_NS
-        after |= visit.start_ns < own.start_ns <= visit.last_end_ns + _SANDWICH_NS
+        before |= own.start_ns <= visit.start_ns <= max(own.last_open_ns, own.last_end_ns) + SESSION_NS
+        after |= visit.start_ns < own.last_open_ns <= visit.last_end_ns + SESSION_NS
+        after |= visit.start_ns < own.start_ns <= visit.last_end_ns + SESSION_NS
     return before and after
-
-
-def rows_suspects(rows: Connections, span_ns: int) -> tuple[Suspect, ...]:
-    """The owners of some connections, most first, by their share of these connections."""
-    counts: Counter[tuple[int, bytes]] = Counter()
-    pids: dict[tuple[int, bytes], int] = {}
-    for cgroup_id, comm, pid in zip(rows["cgroup_id"].tolist(), rows["comm"].tolist(), rows["pid"].tolist(), strict=True):
-        who = (cgroup_id, comm if pid >= 0 else b"")
-        counts[who] += 1
-        pids[who] = pid
-    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:SUSPECTS_MAX]
-    rate = 60e9 / span_ns if span_ns >= _MIN_RATE_NS else None
-    return tuple(
-        Suspect(pids[who], who[1], who[0], None if rate is None else count * rate, count / len(rows)) for who, count in ranked
-    )
 
 
 def forget_oldest(times_ns: dict[Any, int], most: int) -> None:
@@ -251,4 +222,4 @@ def is_failed(rows: Connections) -> NDArray[np.bool_]:
     return failed & (rows["established_ns"] < 0) & (rows["state_ns"][:, TcpState.ESTABLISHED] < 0)
 
 
-__all__ = ["Client", "Ended", "Owner", "View", "forget_oldest", "is_failed", "rows_suspects"]
+__all__ = ["SESSION_NS", "Client", "Ended", "Owner", "View", "forget_oldest", "is_failed"]

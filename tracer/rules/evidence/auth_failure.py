@@ -50,13 +50,15 @@ class AuthFailure(Rule[AuthFailureThresholds]):
         """See `Rule`."""
         if len(self._rows) > _KEPT:
             self._rows = {owner: row for owner, row in self._rows.items() if owner in view.visits.clients}
-        for client in view.judged:
-            if view.role(client.owner.endpoint_id) is Role.AUTH:
-                yield from self._token_server(view, client)
+        for client, visit in view.judged:
+            if view.role(client.owner.endpoint_id) is Role.AUTH and grant(view, client, visit) is Grant.REFUSED:
+                yield from self._token_server(view, client, visit, Grant.REFUSED)
+        for client, visit in view.tokens:  # whether a token was put to use is seen a little later
+            given = grant(view, client, visit)
+            if given is not Grant.REFUSED:
+                yield from self._token_server(view, client, visit, given)
 
-    def _token_server(self, view: View, client: Client) -> Iterator[Answer]:
-        visit = next(visit for visit in reversed(client.visits) if visit.outcome is not None)
-        given = grant(view, client, visit)
+    def _token_server(self, view: View, client: Client, visit: Visit, given: Grant) -> Iterator[Answer]:
         if given is Grant.GRANTED:
             self._rows.pop(client.owner, None)
             yield Over(client.owner, visit.last_end_ns, "tokens are given again")
@@ -90,7 +92,7 @@ class AuthFailure(Rule[AuthFailureThresholds]):
                 "registry": label,
                 "causes": {"wrong-credentials": round(confidence * 0.8, 2), "missing-rights": round(confidence * 0.2, 2)},
             },
-            suspects=view.suspect(client, visit.start_ns - 60 * SECOND_NS),
+            suspects=view.suspect(client),
             absence=not sure,
         )
 

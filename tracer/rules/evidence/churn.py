@@ -68,5 +68,5 @@ class Churn(Rule[ChurnThresholds]):
                 ),
                 advice="slow down the first suspect, or let it keep its connections; other hosts behind the address add to this",
                 evidence={"opens": opens, "opens_per_min": round(per_min, 1), "budget_per_min": self.settings.budget_per_min},
-                suspects=view.suspects([endpoint_id], since_ns),
+                suspects=view.suspects(endpoint_id),
             )

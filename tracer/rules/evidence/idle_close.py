@@ -14,8 +14,9 @@ from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 
 _KEPT = 256
 
@@ -75,5 +76,5 @@ class IdleClose(Rule[IdleCloseThresholds]):
                 summary=f"{view.label(endpoint_id)} closed {len(rows)} connections idle for {idle_s:.3g} s: {what}",
                 advice="nothing: clients open new ones when they need them",
                 evidence={"closed": len(rows), "idle_s": round(idle_s, 3), "drain": drain},
-                suspects=rows_suspects(rows, SECOND_NS),
+                suspects=rows_suspects(rows),
             )

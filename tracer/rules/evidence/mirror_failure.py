@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 from tracer.findings import Severity
@@ -16,7 +17,8 @@ from tracer.rules.view import View
 from tracer.visits import Client, Visit
 
 _FAILING = (Outcome.FAILED, Outcome.REFUSED, Outcome.TERSE)
-_PENDING_MAX = 4096
+_PENDING_MAX = 1024
+_CANDIDATES_MAX = 16
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,20 @@ class MirrorFailureThresholds(Thresholds):
     follow_s: float = threshold(3.0, 0.1, 120, "the client opens the next endpoint so soon after the mirror failed")
     download_s: float = threshold(60, 1, 600, "and downloads from it within this")
     hold_s: float = threshold(120, 1, 3600, "over when nothing more was seen for so long")
+
+
+class _Pending:
+    """A visit that failed, and where its owner went next."""
+
+    def __init__(self, client: Client, visit: Visit) -> None:
+        self.client = client
+        self.visit = visit
+        self.candidates: list[tuple[Client, Visit]] = []
+        self.settled = False  # no more candidates can come
+
+    def is_over(self, now_ns: int, download_s: float) -> bool:
+        """Whether nothing can come of it any more."""
+        return (self.settled and not self.candidates) or now_ns > self.visit.start_ns + download_s * SECOND_NS
 
 
 class MirrorFailure(Rule[MirrorFailureThresholds]):
@@ -47,53 +63,60 @@ class MirrorFailure(Rule[MirrorFailureThresholds]):
 
     def __init__(self, settings: MirrorFailureThresholds) -> None:
         super().__init__(settings)
-        self._pending: OrderedDict[tuple[Any, int], tuple[Client, Visit]] = OrderedDict()
+        self._pending: OrderedDict[tuple[Any, int], _Pending] = OrderedDict()
         self._counts: dict[int, int] = {}
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        for client in view.judged:
-            owner = client.owner
-            if view.role(owner.endpoint_id) in (Role.AUTH, Role.BLOB):
+        for client, visit in view.judged:
+            number = client.owner.endpoint_id
+            role = view.role(number)
+            if role in (Role.AUTH, Role.BLOB):
                 continue
-            latest = next(visit for visit in reversed(client.visits) if visit.outcome is not None)
-            if latest.received_max > ERROR_MAX_BYTES:
-                self._counts.pop(owner.endpoint_id, None)
-                yield Over(owner.endpoint_id, latest.last_end_ns, "it is downloaded from again")
-            elif latest.outcome in _FAILING or view.role(owner.endpoint_id) is Role.MIRROR:
-                self._pending[owner, latest.start_ns] = (client, latest)
+            if visit.received_max > ERROR_MAX_BYTES:
+                self._counts.pop(number, None)
+                yield Over(number, visit.last_end_ns, "it is downloaded from again")
+            elif visit.outcome in _FAILING or role is Role.MIRROR:
+                self._pending[client.owner, visit.start_ns] = _Pending(client, visit)
         while len(self._pending) > _PENDING_MAX:
             self._pending.popitem(last=False)
-        for key, (client, visit) in list(self._pending.items()):
-            found = self._next(view, client, visit)
+        for key, pending in list(self._pending.items()):
+            found = self._next(view, pending)
             if found is not None:
                 del self._pending[key]
-                yield self._sighting(view, client, visit, found)
-            elif view.now_ns > visit.start_ns + self.settings.download_s * SECOND_NS:
+                yield self._sighting(view, pending.client, pending.visit, found)
+            elif pending.is_over(view.now_ns, self.settings.download_s):
                 del self._pending[key]
 
-    def _next(self, view: View, client: Client, visit: Visit) -> tuple[Client, Visit] | None:
+    def _next(self, view: View, pending: _Pending) -> tuple[Client, Visit] | None:
         """Where the owner went and downloaded, or failed too if this is a mirror."""
-        until_ns = max(visit.last_end_ns, visit.last_open_ns) + int(self.settings.follow_s * SECOND_NS)
-        for other, other_visit in self._after(view, client, visit, until_ns):
+        if not pending.settled:
+            visit = pending.visit
+            until_ns = max(visit.last_end_ns, visit.last_open_ns) + int(self.settings.follow_s * SECOND_NS)
+            pending.candidates = list(islice(self._after(view, pending.client, visit, until_ns), _CANDIDATES_MAX))
+            pending.settled = view.now_ns > until_ns
+        for other, other_visit in pending.candidates:
             if other_visit.received_max > ERROR_MAX_BYTES:
                 return other, other_visit
-            if view.role(client.owner.endpoint_id) is Role.MIRROR and other_visit.outcome is Outcome.FAILED:
+            if view.role(pending.client.owner.endpoint_id) is Role.MIRROR and other_visit.outcome is Outcome.FAILED:
                 return other, other_visit
         return None
 
     def _after(self, view: View, client: Client, visit: Visit, until_ns: int) -> Iterator[tuple[Client, Visit]]:
         for other in view.visits.of(client.owner.cgroup_id, client.owner.comm):
-            role = view.role(other.owner.endpoint_id)
-            if other is client or role is Role.AUTH:
+            if other is client or other.last_ns < visit.start_ns or view.role(other.owner.endpoint_id) is Role.AUTH:
                 continue
-            for other_visit in other.visits:
-                if visit.start_ns < other_visit.start_ns <= until_ns:
+            for other_visit in reversed(other.visits):
+                if other_visit.start_ns <= visit.start_ns:
+                    break
+                if other_visit.start_ns <= until_ns:
                     yield other, other_visit
 
     def _sighting(self, view: View, client: Client, visit: Visit, found: tuple[Client, Visit]) -> Sighting:
         endpoint_id = client.owner.endpoint_id
         other, other_visit = found
+        if len(self._counts) > _PENDING_MAX:
+            self._counts.clear()
         self._counts[endpoint_id] = self._counts.get(endpoint_id, 0) + 1
         served = other_visit.received_max > ERROR_MAX_BYTES
         known = view.role(endpoint_id) is Role.MIRROR
@@ -121,5 +144,5 @@ class MirrorFailure(Rule[MirrorFailureThresholds]):
                 "next_received_bytes": other_visit.received_max if other_visit.received_max >= 0 else None,
                 "role_known": known,
             },
-            suspects=view.suspect(client, visit.start_ns - 60 * SECOND_NS),
+            suspects=view.suspect(client),
         )

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tracer.clients import Family, family_of
 from tracer.findings import Severity
 from tracer.roles import Role
-from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, same_request, same_size
+from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, judged_until, same_request, same_size
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.tokens import has_token_server, refused_token
@@ -61,14 +61,12 @@ class RateLimit(Rule[RateLimitThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        for client in view.judged:
-            if view.role(client.owner.endpoint_id) is Role.AUTH:
-                continue
-            yield from self._judge_client(view, client)
+        for client, visit in view.judged:
+            if view.role(client.owner.endpoint_id) is not Role.AUTH:
+                yield from self._judge_client(view, client, visit)
 
-    def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:
-        visits = [visit for visit in client.visits if visit.outcome is not None]
-        latest = visits[-1]
+    def _judge_client(self, view: View, client: Client, latest: Visit) -> Iterator[Answer]:
+        visits = judged_until(client, latest)
         family = family_of(client.owner.comm)
         for found in (self._backoff(visits, family), self._burst(latest, family), self._shrunk(view, client, visits)):
             if found is not None:
@@ -81,11 +79,14 @@ class RateLimit(Rule[RateLimitThresholds]):
             yield Over(client.owner, latest.last_end_ns, f"{bytes_text(latest.received_max)} were downloaded")
 
     def _backoff(self, visits: list[Visit], family: Family) -> tuple[Visit, float, str, dict[str, Any]] | None:
-        last = visits[-self.settings.attempts_min :]
-        if len(last) < self.settings.attempts_min:
+        # with other clients than those that are known to repeat a 429 like that, one more: chance makes distances grow too
+        count = self.settings.attempts_min + (0 if family.backs_off else 1)
+        last = visits[-count:]
+        if len(last) < count:
             return None
         answer = _common(last)
-        if answer is None or any(visit.received_max > ERROR_MAX_BYTES for visit in last[1:]):
+        downloads = [visit.received_max > ERROR_MAX_BYTES for visit in last]
+        if answer is None or any(downloads[1:]) or (downloads[0] and not family.backs_off):
             return None
         pauses = [later.start_ns - earlier.last_open_ns for earlier, later in pairwise(last)]
         if pauses[0] < self.settings.pause_min_s * SECOND_NS:
@@ -175,8 +176,8 @@ class RateLimit(Rule[RateLimitThresholds]):
             summary=f"{view.label(client.owner.endpoint_id)} refuses requests, probably for their number: {said}",
             advice=_ADVICE,
             evidence=evidence,
-            suspects=view.suspects([client.owner.endpoint_id], first.start_ns - 60 * SECOND_NS),
-            absence="in a row" in said,
+            suspects=view.suspects(client.owner.endpoint_id),
+            absence="attempts" in evidence,  # that nothing larger came, where all else is seen
         )
 
 

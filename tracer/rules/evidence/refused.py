@@ -14,7 +14,7 @@ from tracer.lifecycle import CloseReason
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 from tracer.text import address_text
 
 _ROWS_KEPT = 64
@@ -104,5 +104,5 @@ class Refused(Rule[RefusedThresholds]):
             summary=f"{view.label(endpoint_id)} refuses connections: {count} so far, at {', '.join(addresses[:3])}",
             advice="is the registry (or its proxy) running, and listening on this port? is the port right?",
             evidence={"refused": count, "addresses": addresses[:10]},
-            suspects=rows_suspects(rows, seen.last_ns - seen.first_ns),
+            suspects=view.suspects(endpoint_id),
         )

@@ -13,9 +13,10 @@ from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.ticks import TICK_NS
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 from tracer.segments import joined
 from tracer.text import bytes_text
 
@@ -140,5 +141,5 @@ class Reset(Rule[ResetThresholds]):
                     "ended": all_ended,
                     "received_max_bytes": int(rows["bytes_received"].max()) if (rows["bytes_received"] >= 0).any() else None,
                 },
-                suspects=rows_suspects(rows, int(self.settings.window_s * SECOND_NS)),
+                suspects=rows_suspects(rows),
             )

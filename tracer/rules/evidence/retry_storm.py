@@ -15,7 +15,7 @@ from tracer.clients import Family, family_of
 from tracer.findings import Severity
 from tracer.lifecycle import REASON_NAMES
 from tracer.roles import Role
-from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, same_request
+from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, judged_until, same_request
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
@@ -69,14 +69,14 @@ class RetryStorm(Rule[RetryStormThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        for client in view.judged:
+        for client, visit in view.judged:
             if view.role(client.owner.endpoint_id) not in (Role.AUTH, Role.BLOB):
-                yield from self._judge_client(view, client)
+                yield from self._judge_client(view, client, visit)
         for _, client in sorted(view.visits.touched.items()):
             yield from self._tight_loop(view, client)
 
-    def _judge_client(self, view: View, client: Client) -> Iterator[Answer]:
-        visits = [visit for visit in client.visits if visit.outcome is not None]
+    def _judge_client(self, view: View, client: Client, latest: Visit) -> Iterator[Answer]:
+        visits = judged_until(client, latest)
         family = family_of(client.owner.comm)
         if visits[-1].received_max > ERROR_MAX_BYTES:
             if not family.one_shot:  # else it may be another one of several loops
@@ -137,7 +137,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
                 "answer_max_bytes": visit.received_max if visit.received_max >= 0 else None,
                 "reasons": {REASON_NAMES[reason]: count for reason, count in enumerate(visit.reasons) if count},
             },
-            suspects=view.suspects([owner.endpoint_id], visit.start_ns, lambda other: other is client),
+            suspects=view.suspect(client),
         )
 
     def _sighting(self, view: View, client: Client, run: list[Visit], found: Cadence, family: Family, failed: bool) -> Sighting:
@@ -171,7 +171,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
                 "outcomes": _tally(run),
             }
             | (_REFUSED_CAUSES if failed and any(visit.established for visit in run) else {}),
-            suspects=view.suspects([owner.endpoint_id], run[0].start_ns, lambda other: other is client),
+            suspects=view.suspect(client),
         )
 
 

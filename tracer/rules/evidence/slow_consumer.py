@@ -14,8 +14,9 @@ from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 from tracer.segments import joined
 from tracer.text import bytes_text
 
@@ -29,7 +30,7 @@ class SlowConsumerThresholds(Thresholds):
     unread_min_bytes: int = threshold(1024, 65, 1 << 40, "not yet read when the other side had closed; TLS alone leaves up to 64")
     wait_s: float = threshold(5, 0.5, 3600, "in CLOSE_WAIT for so long with it")
     full_s: float = threshold(10, 1, 3600, "or nothing could be sent to it for so long because it does not read")
-    full_min_bytes: int = threshold(65_536, 1024, 1 << 40, "not yet read then")
+    full_min_bytes: int = threshold(4096, 1024, 1 << 40, "not yet read then")
     hold_s: float = threshold(10, 1, 3600, "over when nothing more was seen for so long")
 
 
@@ -88,7 +89,7 @@ class SlowConsumer(Rule[SlowConsumerThresholds]):
                     "unread_max_bytes": unread,
                     "waiting_s": round((seen_ns - started_ns) / SECOND_NS, 1),
                 },
-                suspects=rows_suspects(own, seen_ns - started_ns),
+                suspects=rows_suspects(own),
             )
 
     def _waiting(self, view: View) -> Connections:
@@ -117,4 +118,8 @@ def _since_ns(rows: Connections) -> NDArray[np.int64]:
     left_ns = rows["established_ns"] + rows["state_ns"][:, TcpState.ESTABLISHED]
     over = rows["closed_ns"] >= 0
     left_ns = np.where(over, rows["closed_ns"] - np.maximum(rows["state_ns"][:, TcpState.CLOSE_WAIT], 0), left_ns)
-    return np.where(rows["last_state"] == TcpState.ESTABLISHED, rows["last_ns"] - rows["idle_ms"] * 1_000_000, left_ns)
+    return np.where(
+        rows["last_state"] == TcpState.ESTABLISHED,
+        np.maximum(rows["last_ns"] - rows["idle_ms"] * 1_000_000, rows["first_seen_ns"]),
+        left_ns,
+    )

@@ -16,8 +16,9 @@ from tracer.events import TcpState
 from tracer.findings import Severity
 from tracer.rules.outcomes import ERROR_MAX_BYTES, SHRUNK
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 from tracer.text import bytes_text
 
 _UNPACKS = frozenset((b"ctr", b"nerdctl", b"podman", b"buildah"))
@@ -106,7 +107,7 @@ class Stalled(Rule[StalledThresholds]):
         progress["received"], progress["acked"] = rows["bytes_received"], rows["bytes_acked"]
         # the kernel itself says when something last came, to the millisecond
         idle_ns = np.maximum(rows["idle_ms"], 0) * 1_000_000
-        progress["received_ns"] = rows["last_ns"] - idle_ns
+        progress["received_ns"] = np.maximum(rows["last_ns"] - idle_ns, rows["first_seen_ns"])
         progress["acked_ns"] = rows["first_seen_ns"]
         before = self._progress
         if len(before):
@@ -175,7 +176,7 @@ class Stalled(Rule[StalledThresholds]):
                 "retransmits": int(rows["retransmits"].max()) if (rows["retransmits"] >= 0).any() else None,
                 "local_ports": rows["lport"][:10].tolist(),
             },
-            suspects=rows_suspects(rows, view.now_ns - started_ns),
+            suspects=rows_suspects(rows),
         )
 
     def _over(self, view: View, rows: Connections, progress: Progress, stalled: set[int]) -> Iterable[Answer]:

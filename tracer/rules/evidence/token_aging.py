@@ -62,7 +62,7 @@ class TokenAging(Rule[TokenAgingThresholds]):
                 summary=f"the last token from {view.label(client.owner.endpoint_id)} is {self.settings.age_s:g} s old",
                 advice="nothing: the client will ask for a new one",
                 evidence={"connections": count},
-                suspects=view.suspect(client, client.last_ns - SECOND_NS),
+                suspects=view.suspect(client),
             )
 
 

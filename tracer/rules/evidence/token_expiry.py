@@ -45,8 +45,7 @@ class TokenExpiry(Rule[TokenExpiryThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        for client in view.judged:
-            visit = next(visit for visit in reversed(client.visits) if visit.outcome is not None)
+        for client, visit in view.judged:
             if view.role(client.owner.endpoint_id) is Role.AUTH:
                 yield from self._at_token_server(view, client, visit)
             elif has_token_server(view, client):
@@ -87,5 +86,5 @@ class TokenExpiry(Rule[TokenExpiryThresholds]):
             summary=f"a token ran out in the middle of a pull: {said}",
             advice=_ADVICE,
             evidence=evidence | {"pid": visit.pid},
-            suspects=view.suspect(client, visit.start_ns - 60 * SECOND_NS),
+            suspects=view.suspect(client),
         )

@@ -14,8 +14,9 @@ from tracer.findings import Severity
 from tracer.lifecycle import REASON_NAMES, CloseReason
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, forget_oldest, is_failed, rows_suspects
+from tracer.rules.view import View, forget_oldest, is_failed
 from tracer.segments import joined
 from tracer.text import address_text
 
@@ -126,7 +127,7 @@ class Unreachable(Rule[UnreachableThresholds]):
                 "syn_retransmits": int(rows["retransmits"].max()) if (rows["retransmits"] >= 0).any() else None,
                 "others_connect": bool(answered),
             },
-            suspects=rows_suspects(rows, seen_ns - started_ns),
+            suspects=rows_suspects(rows),
         )
         self._known[endpoint_id] = max(seen_ns, started_ns)
 

@@ -13,9 +13,10 @@ from tracer.findings import Severity
 from tracer.roles import Role
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.textbook.token_expiry import AllAtOnce
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 from tracer.text import address_text
 
 _KEPT = 256
@@ -99,5 +100,5 @@ class TextbookAuthFailure(Rule[TextbookAuthFailureThresholds]):
             summary=f"{len(rows)} new connections to {view.label(endpoint_id)} ended immediately {when}",
             advice="by the book: check the credentials",
             evidence={"connections": len(rows)},
-            suspects=rows_suspects(rows, SECOND_NS),
+            suspects=rows_suspects(rows),
         )

@@ -13,8 +13,9 @@ from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 from tracer.segments import joined
 
 _KEPT = 256
@@ -71,5 +72,5 @@ class Capacity(Rule[CapacityThresholds]):
                 summary=f"{len(own)} connections to {view.label(endpoint_id)} stay in CLOSE_WAIT",
                 advice="by the book: the registry lacks capacity; use a mirror",
                 evidence={"connections": len(own)},
-                suspects=rows_suspects(own, SECOND_NS),
+                suspects=rows_suspects(own),
             )

@@ -70,5 +70,5 @@ class TextbookChurn(Rule[TextbookChurnThresholds]):
                 ),
                 advice="by the book: a rate limit; rotate credentials, use a mirror, try again later",
                 evidence={"opens": opens, "closes": closes},
-                suspects=view.suspects([endpoint_id], since_ns),
+                suspects=view.suspects(endpoint_id),
             )

@@ -68,5 +68,5 @@ class TextbookMirrorFailure(Rule[TextbookMirrorFailureThresholds]):
             summary=f"{len(failed)} endpoints fail at the same time: " + ", ".join(view.label(number) for number in failed[:5]),
             advice="by the book: their upstream is in trouble; use another registry",
             evidence={"endpoints": [view.label(number) for number in failed[:20]]},
-            suspects=view.suspects(failed, since_ns),
+            suspects=view.suspects(failed[0]),
         )

@@ -89,5 +89,5 @@ class TextbookRateLimit(Rule[TextbookRateLimitThresholds]):
                 ),
                 advice="by the book: rotate credentials, use a mirror, try again later",
                 evidence={"address": text, "window_s": self.settings.window_s},
-                suspects=view.suspects([endpoint_id], first_ns),
+                suspects=view.suspects(endpoint_id),
             )

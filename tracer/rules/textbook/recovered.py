@@ -11,7 +11,9 @@ from tracer.events import Events
 from tracer.findings import Severity
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, is_failed
+from tracer.rules.view import View, forget_oldest, is_failed
+
+_ENDPOINTS_MAX = 4096
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class TextbookRecovered(Rule[TextbookRecoveredThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
+        forget_oldest(self._failed_ns, _ENDPOINTS_MAX)
         for endpoint_id, failed_ns in sorted(self._failed_ns.items()):
             established_ns = view.established_ns.get(endpoint_id, -1)
             if established_ns > failed_ns:

@@ -12,8 +12,9 @@ from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 
 _KEPT = 256
 
@@ -64,5 +65,5 @@ class TextbookRefused(Rule[TextbookRefusedThresholds]):
                 summary=f"{view.label(endpoint_id)} refuses connections ({len(own)})",
                 advice="by the book: look at the network, not at the registry's limits",
                 evidence={"connections": len(own)},
-                suspects=rows_suspects(own, SECOND_NS),
+                suspects=rows_suspects(own),
             )

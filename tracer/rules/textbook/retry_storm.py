@@ -59,5 +59,5 @@ class Budget(Rule[BudgetThresholds]):
                 summary=f"{opens} connections to {view.label(endpoint_id)} in a minute, budget {self.settings.budget_per_min}",
                 advice="find the service that retries and stop it",
                 evidence={"opens_per_min": opens, "budget_per_min": self.settings.budget_per_min},
-                suspects=view.suspects([endpoint_id], since_ns),
+                suspects=view.suspects(endpoint_id),
             )

@@ -11,8 +11,9 @@ from tracer.events import Events
 from tracer.findings import Severity
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 
 _KEPT = 256
 
@@ -79,5 +80,5 @@ class ShortLives(Rule[ShortLivesThresholds]):
                 ),
                 advice="by the book: a rate limit; rotate credentials, use a mirror, try again later",
                 evidence={"connections": len(own)},
-                suspects=rows_suspects(own, SECOND_NS),
+                suspects=rows_suspects(own),
             )

@@ -11,8 +11,9 @@ import numpy as np
 from tracer.events import TcpState
 from tracer.findings import Severity
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, rows_suspects
+from tracer.rules.view import View
 
 
 @dataclass(frozen=True)
@@ -68,5 +69,5 @@ class TextbookTokenAging(Rule[TextbookTokenAgingThresholds]):
                 ),
                 advice="by the book: renew the credentials",
                 evidence={"connections": len(own), "oldest_s": round((view.now_ns - int(own["established_ns"].min())) / 1e9, 1)},
-                suspects=rows_suspects(own, age_ns),
+                suspects=rows_suspects(own),
             )

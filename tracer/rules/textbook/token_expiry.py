@@ -103,5 +103,5 @@ class TextbookTokenExpiry(Rule[TextbookTokenExpiryThresholds]):
                 summary=f"all {count} connections to {view.label(endpoint_id)} ended at once",
                 advice="by the book: renew the credentials",
                 evidence={"connections": count},
-                suspects=view.suspects([endpoint_id], first_ns - 60 * SECOND_NS),
+                suspects=view.suspects(endpoint_id),
             )

@@ -14,8 +14,9 @@ from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
+from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, is_failed, rows_suspects
+from tracer.rules.view import View, is_failed
 from tracer.segments import joined
 
 _KEPT = 256
@@ -77,5 +78,5 @@ class TextbookUnreachable(Rule[TextbookUnreachableThresholds]):
                 summary=f"{len(own)} connections to {view.label(endpoint_id)} time out in SYN_SENT",
                 advice="by the book: look at the network, not at the registry's limits",
                 evidence={"connections": len(own)},
-                suspects=rows_suspects(own, SECOND_NS),
+                suspects=rows_suspects(own),
             )
