@@ -172,7 +172,7 @@ class VisitTracker:
             self._related[name] = known
         return known
 
-    def add(self, events: Events, ended: Connections, second: int) -> None:
+    def add(self, events: Events, ended: Connections, second: int = 0) -> None:
         """Take the openings among `events`, and the connections that `ended` with them (both in trace order).
 
         Args:

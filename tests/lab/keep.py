@@ -1,7 +1,7 @@
 """Makes replays of the lab's captures: anonymised, cut to a small size, each with its truth and a README.
 
-`python -m tests.lab.keep [FOLDER]` writes replays/lab-NAME for every capture in FOLDER; then `python -m tests.replays` writes what
-is expected of them.
+`python -m tests.lab.keep [FOLDER]` writes replays/lab-NAME for every capture in FOLDER; then `python -m tests.replays` writes
+what is expected of them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tracer.captures import create_trace, open_trace
 from tracer.events import EventBatch
 
 PREFIX = "lab-"
-EVENTS_MAX = 520
-"""About 95 kB of a capture."""
+EVENTS_MAX = 470
+"""Less than 100 kB of a capture."""
 MANY = "healthy-200-pulls-"
 """Too long to be kept: shorter ones of the same kind are."""
 
@@ -37,13 +37,13 @@ def keep(capture: Path) -> None:
     cut_ns = None
     left = EVENTS_MAX
     for batch in trace.batches():
-        if len(batch) > left:
-            cut_ns = int(batch.events["ts_ns"][left - 1]) if left else cut_ns
-            batch = EventBatch(batch.events[:left].copy(), batch.source, batch.resolution_ns)
-        left -= len(batch)
-        writer.write(anonymiser.batch(batch))
-        if cut_ns is not None:
+        if len(batch) > max(left, 0):
+            left = max(left, 0)
+            cut_ns = int(batch.events["ts_ns"][left])
+            writer.write(anonymiser.batch(EventBatch(batch.events[:left].copy(), batch.source, batch.resolution_ns)))
             break
+        left -= len(batch) + (batch.until_ns > 0)
+        writer.write(anonymiser.batch(batch))
     writer.close()
     trace.close()
     (folder / "trace.arrows").chmod(0o644)
@@ -69,7 +69,7 @@ def truth(label: dict[str, Any], endpoints: dict[int, str], cut_ns: int | None) 
 
 def readme(label: dict[str, Any], cut_ns: int | None) -> Iterator[str]:
     """What the replay shows."""
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(label["versions"].items()))
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(label["versions"].items()) if name != "env")
     since_s = 0.0 if cut_ns is None else (cut_ns - label["started_ns"]) / 1e9
     cut = "" if cut_ns is None else f" Cut after {since_s:.1f} s."
     fault = label["fault"]
@@ -78,7 +78,8 @@ def readme(label: dict[str, Any], cut_ns: int | None) -> Iterator[str]:
     yield ""
     yield "## Where it comes from"
     yield ""
-    yield f"Scenario `{label['name']}` of the lab (`tests/lab`), played with {versions or label['client']}; addresses replaced.{cut}"
+    yield f"Scenario `{label['name']}` of the lab (`tests/lab`), addresses replaced.{cut}"
+    yield f"Played with {versions or label['client']}."
     yield ""
     yield "## What must be seen"
     yield ""

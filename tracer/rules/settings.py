@@ -170,7 +170,7 @@ class _Lines:
                     found = number
             elif key is not None and current == section and _assigns(line, key):
                 return number
-            elif current is None and section is not None and _assigns(line, section) and (key is None or key in line):
+            elif current is None and section is not None and _assigns(line, section) and _names(line, key):
                 return number  # dotted keys and inline tables: rate-limit.attempts_min = 4
         return found or 1
 
@@ -186,6 +186,11 @@ def _header(line: str) -> str | None:
 def _same_section(header: str, name: str) -> bool:
     bare = header.replace('"', "").replace("'", "")
     return header == name or bare.startswith(f"{name}.")
+
+
+def _names(line: str, key: str | None) -> bool:
+    """Whether a line that sets something within a section names this key, before any comment."""
+    return key is None or key in line.partition("#")[0]
 
 
 def _assigns(line: str, key: str) -> bool:
