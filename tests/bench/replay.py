@@ -22,13 +22,24 @@ from tracer.captures import TraceHeader, create_trace, open_trace
 from tracer.clock import ClockOffset
 from tracer.events import EventBatch, Events
 from tracer.pipeline import POLL_S
+from tracer.rules.settings import RuleSettings
 
 REACH_PER_S = 3e6
 LIVE_EVENTS = int(10_000 * 5 * POLL_S)
 """What one poll of the ring brings at 10,000 connections/s."""
 _TIMEOUT_S = 120.0
 _QUERY = Path(__file__).with_name("lifetimes_polars.py")
-_NAMES = ("analysis", "analysis, live batches", "read", "replay", "replay --json", "polars", "polars process")
+_NAMES = (
+    "analysis",
+    "analysis with rules",
+    "analysis with all rules",
+    "analysis, live batches",
+    "read",
+    "replay",
+    "replay --json",
+    "polars",
+    "polars process",
+)
 
 
 def _timed(count: int, work: Callable[[], object]) -> float:
@@ -38,10 +49,11 @@ def _timed(count: int, work: Callable[[], object]) -> float:
     return count / (time.perf_counter() - started_s)
 
 
-def _analyse(pieces: list[EventBatch]) -> None:
-    analysis = Analysis("ebpf", 1, ENDPOINTS)
+def _analyse(pieces: list[EventBatch], settings: RuleSettings | None = None) -> None:
+    analysis = Analysis("ebpf", 1, ENDPOINTS, settings)
     for batch in pieces:
         analysis.feed(batch)
+    analysis.close()
     analysis.summary()
 
 
@@ -104,7 +116,9 @@ def _round(events: Events, path: Path, samples: dict[str, Sample], has_polars: b
     count = len(events)
     whole, live = list(batches(events)), list(batches(events, LIVE_EVENTS))
     samples["analysis"].add(_timed(count, lambda: _analyse(whole)))
-    samples["analysis, live batches"].add(_timed(count, lambda: _analyse(live)))
+    samples["analysis with rules"].add(_timed(count, lambda: _analyse(whole, RuleSettings())))
+    samples["analysis with all rules"].add(_timed(count, lambda: _analyse(whole, RuleSettings("all", benign=True))))
+    samples["analysis, live batches"].add(_timed(count, lambda: _analyse(live, RuleSettings())))
     samples["read"].add(_timed(count, lambda: _read(path)))
     samples["replay"].add(_timed(count, lambda: _run(regtrace_command("replay", str(path)))))
     samples["replay --json"].add(_timed(count, lambda: _run(regtrace_command("replay", "--json", str(path)))))
@@ -118,11 +132,24 @@ def _rows(samples: dict[str, Sample], count: int, size_bytes: int, has_polars: b
     absent = "polars is missing (pip install -e .[bench])"
     rows = []
     for what, own, other, shown in (
-        ("analysis of a trace in memory", "analysis", "polars", "polars, lifetimes only, from the file"),
+        (
+            "analysis of a trace in memory, evidence rules on",
+            "analysis with rules",
+            "polars",
+            "polars, lifetimes only, from the file",
+        ),
         ("whole `regtrace replay` of an .arrows file", "replay", "polars process", "polars, lifetimes only, whole process"),
     ):
-        extra = {"analysis": ("analysis, live batches", "read"), "replay": ("replay --json",)}[own]
-        notes = {"analysis, live batches": f"in batches of {LIVE_EVENTS:,}", "read": "reading the file alone"}
+        extra = {
+            "analysis with rules": ("analysis with all rules", "analysis", "analysis, live batches", "read"),
+            "replay": ("replay --json",),
+        }[own]
+        notes = {
+            "analysis with all rules": "all rules",
+            "analysis": "no rules",
+            "analysis, live batches": f"in batches of {LIVE_EVENTS:,}",
+            "read": "reading the file alone",
+        }
         also = "; ".join(f"{notes.get(name, name)} {samples[name].text()}" for name in extra)
         rows.append(
             Row(
