@@ -60,8 +60,8 @@ FAMILIES: dict[bytes, Family] = {
     b"crane": Family("go-containerregistry", 90, one_shot=True),
     b"executor": Family("go-containerregistry", 90, one_shot=True),
     b"kubelet": Family("kubelet", 90, engine=True),
-    b"curl": Family("curl", 118, one_shot=True, puller=False),
-    b"wget": Family("wget", 125, one_shot=True, puller=False),
+    b"curl": Family("curl", 60, one_shot=True, puller=False),
+    b"wget": Family("wget", 60, one_shot=True, puller=False),
 }
 """By process name."""
 

@@ -85,7 +85,7 @@ class Visit:
 class Client:
     """What one process name in one cgroup did at one endpoint: its latest visits, oldest first."""
 
-    __slots__ = ("_bins", "first_ns", "last_ns", "one_shot", "opens", "owner", "received_max", "visits")
+    __slots__ = ("_bins", "first_ns", "largest", "last_ns", "one_shot", "opens", "owner", "received_max", "visits")
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
@@ -94,6 +94,7 @@ class Client:
         self.opens = 0
         self.received_max = UNKNOWN  # of any connection ever
         self.first_ns = self.last_ns = UNKNOWN  # of the first opening; of the last opening or end
+        self.largest: list[int] = []  # the two largest answers of all visits that were judged
         self._bins: deque[list[int]] = deque()  # second, openings in it: of the last minute
 
     def count(self, first_ns: int, last_ns: int, opens: int, second: int) -> None:
@@ -106,6 +107,10 @@ class Client:
             while self._bins[0][0] < second - _BINS:
                 self._bins.popleft()
         self._bins[-1][1] += opens
+
+    def note_answers(self, visit: Visit) -> None:
+        """Remember how large answers get."""
+        self.largest = sorted([*self.largest, *(received for _, received in visit.exchanges)])[-2:]
 
     def opens_since(self, since_ns: int) -> int:
         """Openings since a time within the last minute, to a second."""
@@ -349,7 +354,10 @@ class _Sums:
         received, acked = ended["bytes_received"][order], ended["bytes_acked"][order]
         sized = established & (received >= 0)
         self._received, self._acked = received, acked
-        self._exchanged = sized & (acked > 0)
+        # what was closed by this side before anything came was given up, not answered
+        reason = ended["close_reason"][order]
+        given_up = (received == 0) & ((reason == CloseReason.LOCAL) | (reason == CloseReason.LOCAL_RESET))
+        self._exchanged = sized & (acked > 0) & ~given_up
         self.count = (self._end - start).tolist()
         self.established = _added(established.astype(np.int64), start)
         self.sized = _added(sized.astype(np.int64), start)

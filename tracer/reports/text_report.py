@@ -119,6 +119,9 @@ def finding_texts(finding: Finding, endpoints: dict[int, str], clock: ClockOffse
     started, at = _clock_texts([finding.started_ns, finding.at_ns], clock)
     head = f"{at}  {_SEVERITY_MARKS[finding.severity]} {finding.rule}"
     if finding.state is FindingState.CLOSED:
+        if finding.rule.endswith("recovered"):
+            return []  # it was one moment; that it is shown no more is no news
+        head = f"{at}  {_SEVERITY_MARKS[Severity.NOTICE]} {finding.rule}"
         lasted = duration_text(finding.ended_ns - finding.started_ns)
         return [f"{head} is over after {lasted}: {_endpoint(endpoints, finding.endpoint_id)}"]
     again = "still: " if finding.state is FindingState.UPDATE else ""

@@ -20,8 +20,14 @@ TERSE_MAX_BYTES = 320
 330. What a proxy says itself (HAProxy's 429: 132 to 222 bytes, measured) can."""
 ERROR_MAX_BYTES = 16_384
 """An answer with an error in it, a TLS handshake with certificates included (4 to 6 kB usually); layers are larger."""
-SHRUNK = 0.75
-"""A refusal is smaller than the usual answer by at least this factor; headers that vary stay within it."""
+SHRUNK = 0.5
+"""A refusal is at most so much of the usual answer; a manifest with a layer less is more."""
+PING_MIN_BYTES = 160
+"""The shortest 200 of a registry: to GET /v2/ with the headers that the protocol demands (distribution: 190)."""
+MANIFEST_REQUEST_MIN_BYTES = 300
+"""A request for a manifest is longer than others: it lists the types that are accepted (ctr 312, skopeo 539, dockerd 564)."""
+_PROBE_MIN_BYTES, _PROBE_MAX_BYTES = 200, 260
+"""A TLS hello, which clients send first to a registry that may be a plain one."""
 KNOWN_MIN = 2
 """So many answers make a request's answer known."""
 DOWNLOADS_MIN = 2
@@ -81,6 +87,7 @@ class Outcomes:
                 memory = self._remembered(owner)
                 for visit in ready:
                     visit.outcome = memory.judge(visit)
+                    client.note_answers(visit)
                     judged.append((client, visit))
             if len(ready) == len(waiting):
                 del self._pending[owner]
@@ -99,6 +106,14 @@ class Outcomes:
         memory = self._memory.pop(owner, None) or _Memory(family_of(owner.comm).puller)
         self._memory[owner] = memory
         return memory
+
+
+def _is_terse(visit: Visit) -> bool:
+    """Whether an answer was too short to be a good one: to a request for a manifest, or to any at all."""
+    exchanges = visit.exchanges
+    if len(exchanges) > 1 and _PROBE_MIN_BYTES <= exchanges[0][0] <= _PROBE_MAX_BYTES:
+        exchanges = exchanges[1:]  # what a plain registry says to a TLS hello tells nothing
+    return any(received < PING_MIN_BYTES or acked >= MANIFEST_REQUEST_MIN_BYTES for acked, received in exchanges)
 
 
 class _Memory:
@@ -137,7 +152,7 @@ class _Memory:
             return Outcome.REFUSED
         if visit.received_max > TERSE_MAX_BYTES or visit.sized < visit.established or not visit.exchanges:
             return Outcome.SERVED
-        if not self.served or self._puller:
+        if (not self.served or self._puller) and _is_terse(visit):
             return Outcome.TERSE
         return Outcome.SERVED
 

@@ -15,8 +15,7 @@ SECOND_NS = 1_000_000_000
 MID_PULL_NS, AGES_NS = SECOND_NS // 2, 3600 * SECOND_NS
 """Between two requests of one pull, and of one program that was started for it."""
 ANSWERS_MIN = 2
-SHRUNK = 0.75
-_PAST = 8
+SHRUNK, SHRUNK_FROM_ONE = 0.75, 0.5
 
 
 class Grant(Enum):
@@ -32,20 +31,16 @@ def grant(view: View, client: Client, visit: Visit) -> Grant:
     """Judge a visit to a token server that is over."""
     if not visit.exchanges:
         return Grant.UNKNOWN
-    past = [own.exchanges[0][1] for own in client.visits if own.start_ns < visit.start_ns and own.exchanges][-_PAST:]
+    # Refusals are never learnt from: they are not among the largest answers. Of one large answer more is asked than of two.
+    usual = client.largest[0] if len(client.largest) == ANSWERS_MIN else 0
     answer = visit.exchanges[-1][1]
-    known = [*past, *(received for _, received in visit.exchanges[:-1])]
-    if len(known) >= ANSWERS_MIN and answer <= SHRUNK * _median(known):
+    if answer <= SHRUNK * usual or (client.largest and answer <= SHRUNK_FROM_ONE * client.largest[-1]):
         return Grant.REFUSED
     if _asked_again(view, client, visit):
         return Grant.GRANTED
-    if len(known) >= ANSWERS_MIN and answer > SHRUNK * _median(known) and _downloads(view, client):
+    if usual and _downloads(view, client):
         return Grant.GRANTED
     return Grant.UNUSED
-
-
-def _median(values: list[int]) -> int:
-    return sorted(values)[len(values) // 2]
 
 
 def token_servers(view: View, client: Client) -> Iterator[Client]:

@@ -150,8 +150,8 @@ class View:
         number = client.owner.endpoint_id
         if number in self.roles:
             return
-        if client.received_max > ERROR_MAX_BYTES:
-            self._sandwiches[number] = -1  # whatever it is, it serves more than tokens
+        if client.received_max > ERROR_MAX_BYTES or any(acked > ERROR_MAX_BYTES for acked, _ in visit.exchanges):
+            self._sandwiches[number] = -1  # whatever it is, it does more than give tokens
             return
         count = self._sandwiches.get(number, 0)
         if count >= 0 and visit.established and any(_between(other, visit) for other in self._elsewhere(client)):

@@ -16,6 +16,7 @@ from tracer.rules.view import View
 from tracer.visits import Client, Visit
 
 _KEPT = 4096
+_ANSWER_MAX_S = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class AuthFailure(Rule[AuthFailureThresholds]):
             yield Over(client.owner, visit.last_end_ns, "tokens are given again")
         if given not in (Grant.REFUSED, Grant.UNUSED) or downloaded_before(view, client, visit):
             return
+        if visit.last_end_ns - visit.last_open_ns >= _ANSWER_MAX_S * SECOND_NS:
+            return  # a refusal comes at once: this one was waited for in vain
         if visit.exchanges[-1][1] == 0 or view.silent_ns.get(client.owner.endpoint_id, -1) >= visit.start_ns:
             return  # no answer is no refusal: see stalled
         if not any(self._asked_first(other, visit) for other in registries(view, client)):

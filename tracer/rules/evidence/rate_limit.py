@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from tracer.clients import Family, family_of
 from tracer.findings import Severity
 from tracer.roles import Role
-from tracer.rules.outcomes import ERROR_MAX_BYTES, TERSE_MAX_BYTES, Outcome, judged_until, same_request, same_size
+from tracer.rules.outcomes import ERROR_MAX_BYTES, PING_MIN_BYTES, TERSE_MAX_BYTES, Outcome, judged_until, same_request, same_size
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.tokens import has_token_server, refused_token
@@ -79,14 +79,13 @@ class RateLimit(Rule[RateLimitThresholds]):
             yield Over(client.owner, latest.last_end_ns, f"{bytes_text(latest.received_max)} were downloaded")
 
     def _backoff(self, visits: list[Visit], family: Family) -> tuple[Visit, float, str, dict[str, Any]] | None:
-        # with other clients than those that are known to repeat a 429 like that, one more: chance makes distances grow too
-        count = self.settings.attempts_min + (0 if family.backs_off else 1)
-        last = visits[-count:]
-        if len(last) < count:
+        if not family.backs_off:
+            return None  # three polls by chance have distances that grow, too
+        last = visits[-self.settings.attempts_min :]
+        if len(last) < self.settings.attempts_min:
             return None
         answer = _common(last)
-        downloads = [visit.received_max > ERROR_MAX_BYTES for visit in last]
-        if answer is None or any(downloads[1:]) or (downloads[0] and not family.backs_off):
+        if answer is None or any(visit.received_max > ERROR_MAX_BYTES for visit in last[1:]):
             return None
         pauses = [later.start_ns - earlier.last_open_ns for earlier, later in pairwise(last)]
         if pauses[0] < self.settings.pause_min_s * SECOND_NS:
@@ -95,10 +94,10 @@ class RateLimit(Rule[RateLimitThresholds]):
         shown = [round(pause / SECOND_NS, 3) for pause in pauses]
         evidence = {"answer_bytes": answer[1], "request_bytes": answer[0], "pauses_s": shown, "pid": last[-1].pid}
         if all(self.settings.factor_min <= factor <= self.settings.factor_max for factor in factors):
-            causes = {"rate-limit": 0.92, "other-refusal": 0.08} if family.backs_off else {"rate-limit": 0.6, "server-error": 0.4}
+            causes = {"rate-limit": 0.92, "other-refusal": 0.08}
             said = f"one process got the same {answer[1]} bytes {len(last)} times, at growing distances"
             return last[0], causes["rate-limit"], said, evidence | {"causes": causes}
-        if family.backs_off and all(0.9 <= factor <= 1.1 for factor in factors):
+        if all(0.9 <= factor <= 1.1 for factor in factors):
             causes = {"rate-limit": 0.85, "other-refusal": 0.15}
             said = f"one process got the same {answer[1]} bytes {len(last)} times, {shown[-1]:g} s apart, as after Retry-After"
             return last[0], causes["rate-limit"], said, evidence | {"causes": causes}
@@ -117,8 +116,8 @@ class RateLimit(Rule[RateLimitThresholds]):
         if not counts or max(counts.values()) < self.settings.burst_min:
             return None
         (request, answer), count = max(counts.items(), key=lambda item: item[1])
-        if answer > TERSE_MAX_BYTES and count <= self.settings.burst_min:
-            return None
+        if answer > TERSE_MAX_BYTES and (count <= self.settings.burst_min or len(visit.exchanges) > count + 1):
+            return None  # under TLS small layers look like that; with them come other requests
         said = f"one process got the same {answer} bytes {count} times at once; {family.name} repeats 408 and 429 like that"
         causes = {"rate-limit": 0.8, "other-refusal": 0.2}
         evidence = {"answer_bytes": answer, "request_bytes": request, "times": count, "pid": visit.pid, "causes": causes}
@@ -138,16 +137,18 @@ class RateLimit(Rule[RateLimitThresholds]):
             return None
         if latest.outcome is not Outcome.REFUSED and has_token_server(view, client):
             return None  # in the middle of a pull: see token-expiry
-        terse = min((received for _, received in latest.shrunk or latest.exchanges), default=0) <= TERSE_MAX_BYTES
-        if not terse and row < self.settings.attempts_min and not _collapsed(latest):
-            return None  # larger than what a proxy says itself: a 404, a 401 or a smaller image as likely
-        likely = 0.6 if row < self.settings.attempts_min else 0.7
+        answer_bytes = min((received for _, received in latest.shrunk or latest.exchanges), default=0)
+        plain = answer_bytes < PING_MIN_BYTES  # no registry says so little; a 404 or 401 with its reason is longer
+        puller = family_of(client.owner.comm).puller
+        if row < self.settings.attempts_min and not (puller and (plain or _collapsed(latest))):
+            return None
+        likely = (0.6 if row < self.settings.attempts_min else 0.7) if plain else 0.5
         rest = 1 - likely
-        causes = {"rate-limit": likely, "server-error": round(rest * 0.5, 2), "token-expiry": round(rest * 0.3, 2)}
-        causes["other-refusal"] = round(rest * 0.2, 2)
+        causes = {"rate-limit": likely, "not-found": round(rest * (0.1 if plain else 0.4), 2)}
+        causes |= {"server-error": round(rest * 0.4, 2), "token-expiry": round(rest * 0.2, 2)}
         first = refused[min(row, len(refused)) - 1] if refused and latest.outcome is Outcome.REFUSED else latest
         answer = min(latest.shrunk, key=lambda exchange: exchange[1]) if latest.shrunk else latest.exchanges[-1]
-        said = f"requests that used to get more got {answer[1]} bytes, {row} time{'s' if row > 1 else ''} in a row"
+        said = f"requests that used to get more got {answer[1]} bytes" + (f", {row} visits in a row" if row > 1 else "")
         evidence = {"answer_bytes": answer[1], "request_bytes": answer[0], "attempts": row, "pid": latest.pid, "causes": causes}
         return first, likely, said, evidence
 
@@ -173,12 +174,16 @@ class RateLimit(Rule[RateLimitThresholds]):
             hold_ns=int(self.settings.hold_s * SECOND_NS),
             severity=Severity.CRITICAL if confidence >= 0.7 else Severity.WARNING,
             confidence=confidence,
-            summary=f"{view.label(client.owner.endpoint_id)} refuses requests, probably for their number: {said}",
+            summary=f"{view.label(client.owner.endpoint_id)} refuses requests, {_sureness(confidence)} for their number: {said}",
             advice=_ADVICE,
             evidence=evidence,
             suspects=view.suspects(client.owner.endpoint_id),
             absence="attempts" in evidence,  # that nothing larger came, where all else is seen
         )
+
+
+def _sureness(confidence: float) -> str:
+    return "probably" if confidence >= 0.7 else "perhaps"
 
 
 def _collapsed(visit: Visit) -> bool:

@@ -26,6 +26,10 @@ _ADVICE = (
     "find what restarts it and stop that first (a service whose start fails, a pod in back-off, a loop in a script); "
     "waiting does not help, and every attempt counts against the quota"
 )
+_LOOK_MAX = 4
+"""dockerd: a TLS hello, /v2/, HEAD and GET of the manifest."""
+_GROWTH_MIN = 1.5
+"""Least factor of a growing rhythm; services that take turns in one daemon look as if they grew slowly."""
 _RHYTHM_ATTEMPTS = 16
 _NEARLY_ALL = 0.8
 _STRAY, _STRICT = 0.2, 0.1
@@ -87,7 +91,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
         failing = sum(visit.outcome in fruitless for visit in run[-self.settings.attempts_min :])
         failed = len(run) >= self.settings.attempts_min and failing >= self.settings.failed_share * self.settings.attempts_min
         if not failed and family.engine:
-            run = [visit for visit in run if _same_requests(visit, run[-1])]
+            run = [visit for visit in run if _same_requests(visit, run[-1]) and _only_asks(visit)]
         idle_engine = family.engine and len(run) >= self.settings.engine_attempts_min
         if not failed and not idle_engine:
             return
@@ -142,6 +146,8 @@ class RetryStorm(Rule[RetryStormThresholds]):
 
     def _sighting(self, view: View, client: Client, run: list[Visit], found: Cadence, family: Family, failed: bool) -> Sighting:
         owner = client.owner
+        # an answer that is smaller than it used to be may be a good one: a slimmer image, a 304
+        sure = failed and any(visit.outcome is not Outcome.REFUSED for visit in run)
         new_process = len({visit.pid for visit in run}) > len(run) // 2
         likely = likely_client(found, family, new_process)
         period_s = found.period_ns / SECOND_NS
@@ -153,8 +159,8 @@ class RetryStorm(Rule[RetryStormThresholds]):
             started_ns=run[0].start_ns,
             seen_ns=run[-1].last_open_ns,
             hold_ns=int(max(10 * SECOND_NS, self.settings.hold_periods * longest_ns)),
-            severity=Severity.CRITICAL if failed else Severity.WARNING,
-            confidence=0.9 if failed else 0.7,
+            severity=Severity.CRITICAL if sure else Severity.WARNING,
+            confidence=0.9 if sure else 0.7,
             summary=(
                 f"{printable(comm_text(owner.comm)) or 'an unknown process'} tries {view.label(owner.endpoint_id)} "
                 f"{_rhythm_text(found)}, {len(run)} times so far, {outcome}"
@@ -185,7 +191,15 @@ def rhythm(starts_ns: NDArray[np.int64], stray: float) -> Cadence:
         return Cadence(
             Rhythm.FIXED, len(starts_ns), round(median), deviation=float(np.abs(distances[near] - median).max() / median)
         )
-    return latest_cadence(starts_ns)
+    found = latest_cadence(starts_ns)
+    slow = found.rhythm is Rhythm.EXPONENTIAL and found.factor < _GROWTH_MIN
+    slow |= found.rhythm is Rhythm.LINEAR and found.step_ns < found.period_ns / 4
+    return Cadence(Rhythm.NONE, found.attempts, found.period_ns) if slow else found
+
+
+def _only_asks(visit: Visit) -> bool:
+    """Whether a visit was no more than a look: nothing was pushed, and no configuration or layer was fetched after it."""
+    return len(visit.exchanges) <= _LOOK_MAX and all(acked <= ERROR_MAX_BYTES for acked, _ in visit.exchanges)
 
 
 def _same_requests(one: Visit, other: Visit) -> bool:
@@ -236,7 +250,7 @@ def _outcome_text(run: list[Visit], failed: bool) -> str:
     common = REASON_NAMES[int(np.argmax(reasons))]
     if all(visit.outcome is Outcome.FAILED for visit in run):
         return f"and fails each time ({common})"
-    return "and is refused each time"
+    return "and never gets what it asks for"
 
 
 def _rhythm_text(found: Cadence) -> str:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.cadence import Owner
-from tracer.clients import family_of
-from tracer.connections import Connections
-from tracer.events import TcpState
+from tracer.clients import UNKNOWN, family_of
+from tracer.connections import Connections, by_endpoint
+from tracer.events import Events, TcpState
 from tracer.findings import Severity
+from tracer.lifecycle import CloseReason
+from tracer.rules.kept import KeptRows
 from tracer.rules.outcomes import ERROR_MAX_BYTES, SHRUNK
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
@@ -24,7 +26,10 @@ from tracer.text import bytes_text
 _UNPACKS = frozenset((b"ctr", b"nerdctl", b"podman", b"buildah"))
 """These unpack layers after the download, with idle connections kept: their silence alone says nothing."""
 _REQUEST_MIN_BYTES = 50
+_ORDER_NS = 100_000_000
+"""What was sent is known to a sample, what came to a jiffy: closer together their order is not known."""
 _TRACKED_MAX = 10_000
+_KEPT = 256
 YOUNG_NS = 2 * SECOND_NS
 """Most connections do not live so long; those that do are followed."""
 
@@ -46,9 +51,8 @@ Progress = NDArray[np.void]
 class StalledThresholds(Thresholds):
     """Numbers of the rule `stalled`."""
 
-    answer_s: float = threshold(
-        8, 1, 3600, "nothing received at all for so long after a request (TLS handshakes time out at 10 s)"
-    )
+    answer_s: float = threshold(15, 1, 3600, "no answer, or less than the usual one, for so long after a request")
+    gave_up_s: float = threshold(8, 1, 3600, "the same where the client then gave up itself (TLS handshakes: after 10 s)")
     silence_s: float = threshold(15, 2, 3600, "nothing received for so long although something is due")
     download_min_bytes: int = threshold(65_536, 1, 1 << 40, "so much received makes a connection a download")
     unread_max_bytes: int = threshold(4096, 0, 1 << 30, "more that is not yet read means that this side is slow")
@@ -63,7 +67,7 @@ class Stalled(Rule[StalledThresholds]):
         done, or that is silent for longer than its client keeps idle connections; in both cases with nothing left to read.
     Matters: dockerd, podman, skopeo and BuildKit wait for ever; nobody is told.
     Needs: samples of open connections (bytes and idle time, once a second).
-    Parameters: answer_s, silence_s, download_min_bytes, unread_max_bytes, idle_margin_s.
+    Parameters: answer_s, gave_up_s, silence_s, download_min_bytes, unread_max_bytes, idle_margin_s.
     Cannot tell apart: a server that hangs from a path that loses everything after the handshake (retransmits tell, where this
         side sends); a finished download whose connection is kept from one that stopped, before the client's own idle time.
     """
@@ -76,11 +80,19 @@ class Stalled(Rule[StalledThresholds]):
         super().__init__(settings)
         self._progress: Progress = np.zeros(0, _PROGRESS_DTYPE)
         self._told: dict[int, int] = {}
+        self._gave_up = KeptRows(_KEPT)
+
+    def observe(self, events: Events, ended: Connections, view: View) -> None:
+        """See `Rule`."""
+        local = (ended["close_reason"] == CloseReason.LOCAL) | (ended["close_reason"] == CloseReason.LOCAL_RESET)
+        waited = local & (ended["idle_ms"] >= self.settings.gave_up_s * 1000) & (ended["bytes_acked"] >= _REQUEST_MIN_BYTES)
+        self._gave_up.add(ended[waited & (ended["bytes_received"] >= 0) & (ended["bytes_received"] <= ERROR_MAX_BYTES)])
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
         if not view.scan:
             return
+        yield from self._given_up(view)
         old_ns = view.now_ns - YOUNG_NS
         rows = view.open_where(
             lambda rows: (
@@ -99,6 +111,25 @@ class Stalled(Rule[StalledThresholds]):
             yield self._sighting(view, endpoint_id, rows[own], progress[own])
         yield from self._over(view, rows, progress, set(rows["endpoint_id"][stalled].tolist()))
 
+    def _given_up(self, view: View) -> Iterable[Answer]:
+        """Clients that closed because nothing, or less than usual, had come for long."""
+        rows = self._gave_up.take()
+        short = [
+            received == 0 or received <= SHRUNK * view.outcomes.usual(Owner(endpoint_id, cgroup_id, comm), acked)
+            for endpoint_id, cgroup_id, comm, received, acked in zip(
+                rows["endpoint_id"].tolist(), rows["cgroup_id"].tolist(), rows["comm"].tolist(),
+                rows["bytes_received"].tolist(), rows["bytes_acked"].tolist(), strict=True,
+            )
+        ]  # fmt: skip
+        rows = rows[np.array(short, bool)]
+        for endpoint_id, own in by_endpoint(rows):
+            self._told[endpoint_id] = view.silent_ns[endpoint_id] = view.now_ns
+            progress = np.zeros(len(own), _PROGRESS_DTYPE)
+            progress["received"], progress["acked"] = own["bytes_received"], own["bytes_acked"]
+            progress["received_ns"] = np.maximum(own["last_ns"] - own["idle_ms"] * 1_000_000, own["first_seen_ns"])
+            progress["acked_ns"] = own["last_ns"]
+            yield self._sighting(view, endpoint_id, own, progress)
+
     def _follow(self, rows: Connections) -> Progress:
         """What changed on each connection since the last look; one row for each, in their order."""
         progress = np.zeros(len(rows), _PROGRESS_DTYPE)
@@ -114,7 +145,10 @@ class Stalled(Rule[StalledThresholds]):
             at = np.minimum(np.searchsorted(before["key"], progress["key"]), len(before) - 1)
             known = before["key"][at] == progress["key"]
             sent = progress["acked"] > before["acked"][at]
-            progress["acked_ns"] = np.where(known, np.where(sent, rows["last_ns"], before["acked_ns"][at]), progress["acked_ns"])
+            # what was sent and answered between two samples is settled: when it was sent is not known, but before the answer
+            answered = progress["received"] > before["received"][at]
+            sent_ns = np.where(answered, progress["received_ns"], rows["last_ns"])
+            progress["acked_ns"] = np.where(known, np.where(sent, sent_ns, before["acked_ns"][at]), progress["acked_ns"])
         self._progress = progress[np.argsort(progress["key"])]
         return progress
 
@@ -130,21 +164,24 @@ class Stalled(Rule[StalledThresholds]):
         row, known = rows[index], progress[index]
         since_ns = view.now_ns - int(self.settings.silence_s * SECOND_NS)
         received, acked, comm = int(known["received"]), int(known["acked"]), bytes(row["comm"])
-        if received == 0:
-            return acked >= _REQUEST_MIN_BYTES
+        answer_ns = view.now_ns - int(self.settings.answer_s * SECOND_NS)
+        if received == 0:  # an upload sends more and more
+            return acked >= _REQUEST_MIN_BYTES and int(known["acked_ns"]) <= answer_ns
         owner = Owner(int(row["endpoint_id"]), int(row["cgroup_id"]), comm)
-        if received <= ERROR_MAX_BYTES and received <= SHRUNK * view.outcomes.usual(owner, acked):
+        if known["received_ns"] <= answer_ns and received <= SHRUNK * min(view.outcomes.usual(owner, acked), ERROR_MAX_BYTES):
             return True  # the same request was always answered with more
         if known["received_ns"] > since_ns:
             return False
-        if known["acked_ns"] > known["received_ns"] and known["acked_ns"] <= since_ns:
+        if known["acked_ns"] > known["received_ns"] + _ORDER_NS and known["acked_ns"] <= since_ns:
             return True  # something was sent after the last answer, and it is long ago
         if received < self.settings.download_min_bytes:
             return False
         family = family_of(comm)
+        if not family.puller and not family.one_shot:
+            return False  # a program of which nothing is known may keep a connection for as long as it likes
         if row["idle_ms"] > (family.idle_s + self.settings.idle_margin_s) * 1000:
             return True
-        if not family.one_shot or comm in _UNPACKS or row["pid"] < 0:
+        if not family.one_shot or not family.puller or comm in _UNPACKS or row["pid"] < 0:
             return False
         moving = int((rows["pid"] == row["pid"]).sum()) - int((rows["pid"][silent] == row["pid"]).sum())
         return moving == 0  # nothing else of this process moves either
@@ -153,21 +190,22 @@ class Stalled(Rule[StalledThresholds]):
         started_ns = int(known["received_ns"].min())
         waiting_s = (view.now_ns - started_ns) / SECOND_NS
         received = int(known["received"].max())
-        asked = (known["acked_ns"] > known["received_ns"]) | (known["received"] == 0)
+        asked = (known["acked_ns"] > known["received_ns"] + _ORDER_NS) | (known["received"] == 0)
+        known_client = any(family_of(comm) is not UNKNOWN for comm in rows["comm"].tolist())  # others may poll for long
         waiting_for = {"request": int(asked.sum()), "body": int(len(known) - asked.sum())}
         return Sighting(
             key=endpoint_id,
             endpoint_id=endpoint_id,
             started_ns=started_ns,
             seen_ns=view.now_ns,
-            hold_ns=5 * SECOND_NS,
-            severity=Severity.CRITICAL,
-            confidence=0.85 if asked.any() else 0.75,
+            hold_ns=30 * SECOND_NS,
+            severity=Severity.CRITICAL if known_client else Severity.WARNING,
+            confidence=(0.85 if asked.any() else 0.75) if known_client else 0.6,
             summary=(
                 f"{view.label(endpoint_id)} has sent nothing for {waiting_s:.0f} s on {len(rows)} "
                 f"connection{'s' if len(rows) > 1 else ''} where something is due ({bytes_text(received)} received before)"
             ),
-            advice="restart the pull: it will not time out by itself; look whether the registry's storage or its proxy hangs",
+            advice="restart the pull (or push): it will not time out by itself; does the registry's storage or its proxy hang?",
             evidence={
                 "connections": len(rows),
                 "silent_s": round(waiting_s, 1),

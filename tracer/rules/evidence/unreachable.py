@@ -55,10 +55,12 @@ class Unreachable(Rule[UnreachableThresholds]):
         super().__init__(settings)
         self._ended: dict[int, KeptRows] = {}  # by endpoint, those not yet told of
         self._aborted: dict[int, KeptRows] = {}
+        self._addresses: dict[int, dict[bytes, int]] = {}  # those that did not answer, and when they did again
         self._known: dict[int, int] = {}  # endpoints that were told of, with the latest evidence
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
+        self._note_answers(events)
         reason = ended["close_reason"]
         failed = is_failed(ended) & (reason != CloseReason.REFUSED)
         gave_up = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
@@ -80,6 +82,16 @@ class Unreachable(Rule[UnreachableThresholds]):
             ended = found[endpoint_id].rows() if endpoint_id in found else blank_connections(0)
             yield from self._endpoint(view, endpoint_id, joined([ended, waiting[waiting["endpoint_id"] == endpoint_id]]))
         yield from self._recovered(view, set(waiting["endpoint_id"].tolist()))
+
+    def _note_answers(self, events: Events) -> None:
+        """An address that was told of and answers again."""
+        if not self._addresses:
+            return
+        up = np.flatnonzero((events["new_state"] == TcpState.ESTABLISHED) & (events["old_state"] == TcpState.SYN_SENT))
+        for event in events[up]:
+            addresses = self._addresses.get(int(event["endpoint_id"]))
+            if addresses is not None and event["daddr"].tobytes() in addresses:
+                addresses[event["daddr"].tobytes()] = int(event["ts_ns"])
 
     def _take_aborted(self, view: View, found: dict[int, KeptRows]) -> None:
         """Handshakes given up at once count when it is clear that no other one made up for them."""
@@ -130,11 +142,15 @@ class Unreachable(Rule[UnreachableThresholds]):
             suspects=rows_suspects(rows),
         )
         self._known[endpoint_id] = max(seen_ns, started_ns)
+        known = self._addresses.setdefault(endpoint_id, {})
+        if len(known) < _KEPT:
+            known.update(dict.fromkeys((row.tobytes() for row in rows["raddr"]), -1))
 
     def _recovered(self, view: View, waiting: set[int]) -> Iterator[Answer]:
         forget_oldest(self._known, _ENDPOINTS_MAX)
+        self._addresses = {number: known for number, known in self._addresses.items() if number in self._known}
         for endpoint_id, seen_ns in list(self._known.items()):
-            established_ns = view.established_ns.get(endpoint_id, -1)
-            if established_ns > seen_ns and endpoint_id not in waiting:
+            answered_ns = self._addresses.get(endpoint_id, {}).values()
+            if answered_ns and min(answered_ns) > seen_ns and endpoint_id not in waiting:
                 del self._known[endpoint_id]
-                yield Over(endpoint_id, established_ns, "a connection was established")
+                yield Over(endpoint_id, max(answered_ns), "a connection was established")
