@@ -360,7 +360,7 @@ def test_mirror_failure_fires_when_a_client_goes_on_and_downloads() -> None:
 
 
 def test_mirror_failure_fires_on_next_to_no_answer() -> None:
-    assert found("mirror-failure", falling_through("local", received=200), 10)
+    assert found("mirror-failure", falling_through("local", received=112), 10)
 
 
 def test_mirror_failure_of_an_endpoint_that_serves_is_none() -> None:

@@ -169,8 +169,13 @@ def test_bytes_of_a_visit_of_which_none_are_known_are_unknown() -> None:
 
 
 def test_a_connection_that_received_nothing_received_zero() -> None:
-    (visit,) = client_of(opening_at(0, acked=10)).visits
+    (visit,) = client_of(opening_at(0, acked=10, kind="peer")).visits
     assert (visit.received_max, visit.exchanges) == (0, [(10, 0)])
+
+
+def test_what_was_given_up_before_an_answer_is_no_exchange() -> None:
+    (visit,) = client_of(opening_at(0, acked=10, kind="local")).visits
+    assert (visit.received_max, visit.exchanges) == (0, [])
 
 
 def test_the_first_exchanges_are_kept() -> None:
