@@ -17,11 +17,12 @@ from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, forget_oldest, is_failed
-from tracer.segments import joined
+from tracer.segments import halves, joined
 from tracer.text import address_text
 
 _KEPT = 256
 _ENDPOINTS_MAX = 4096
+_ADDRESSES_MAX = 32
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,16 @@ class Unreachable(Rule[UnreachableThresholds]):
         if not self._addresses:
             return
         up = np.flatnonzero((events["new_state"] == TcpState.ESTABLISHED) & (events["old_state"] == TcpState.SYN_SENT))
-        for event in events[up]:
-            addresses = self._addresses.get(int(event["endpoint_id"]))
-            if addresses is not None and event["daddr"].tobytes() in addresses:
-                addresses[event["daddr"].tobytes()] = int(event["ts_ns"])
+        endpoint_id, times_ns = events["endpoint_id"][up], events["ts_ns"][up].astype(np.int64)
+        remote = halves(np.ascontiguousarray(events), "daddr")[up]
+        for number, addresses in self._addresses.items():
+            own = endpoint_id == number
+            if not own.any():
+                continue
+            for address in addresses:
+                answered = own & (remote == np.frombuffer(address, np.uint64)).all(axis=1)
+                if answered.any():
+                    addresses[address] = max(addresses[address], int(times_ns[answered].max()))
 
     def _take_aborted(self, view: View, found: dict[int, KeptRows]) -> None:
         """Handshakes given up at once count when it is clear that no other one made up for them."""
@@ -143,7 +150,7 @@ class Unreachable(Rule[UnreachableThresholds]):
         )
         self._known[endpoint_id] = max(seen_ns, started_ns)
         known = self._addresses.setdefault(endpoint_id, {})
-        if len(known) < _KEPT:
+        if len(known) < _ADDRESSES_MAX:
             known.update(dict.fromkeys((row.tobytes() for row in rows["raddr"]), -1))
 
     def _recovered(self, view: View, waiting: set[int]) -> Iterator[Answer]:
