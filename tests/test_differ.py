@@ -1,0 +1,200 @@
+"""From pictures to transitions: each way, each doubt, and any life looked at at any pace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fallback.differ import Differ, Differences
+from fallback.sockets import SOCKET_DTYPE, Sockets
+from tests.traces import MS, PATHS, SECOND, v4
+from tracer.connections import ConnectionTracker
+from tracer.events import EVENT_DTYPE, TcpState
+from tracer.lifecycle import KNOWN, REASON_NAMES, CloseReason
+
+S = TcpState
+NETNS = 4_026_531_840
+
+
+def socket(state: TcpState, *, lport: int = 40_000, inode: int = 7, raddr: str = "203.0.113.7", rx_queue: int = 0) -> np.void:
+    row = np.zeros(1, SOCKET_DTYPE)[0]
+    row["netns"], row["inode"], row["state"], row["family"] = NETNS, inode, state, 2
+    row["laddr"], row["raddr"] = (np.frombuffer(v4(text), np.uint8) for text in ("10.0.0.5", raddr))
+    row["lport"], row["rport"], row["rx_queue"] = lport, 443, rx_queue
+    return row
+
+
+def picture(*rows: np.void) -> Sockets:
+    return np.array(list(rows), SOCKET_DTYPE)
+
+
+def ways(found: Differences) -> list[tuple[str, str]]:
+    return [(S(old).name, S(new).name) for old, new in zip(found.events["old_state"], found.events["new_state"], strict=True)]
+
+
+def after(*pictures: Sockets) -> Differences:
+    """What the last of some pictures, a second apart, brought."""
+    differ = Differ()
+    for number, each in enumerate(pictures):
+        found = differ.take(each, (number + 1) * SECOND)
+    return found
+
+
+def test_the_first_picture_makes_no_events() -> None:
+    assert not len(after(picture(socket(S.ESTABLISHED), socket(S.TIME_WAIT, lport=2))).events)
+
+
+def test_a_socket_that_is_as_it_was_makes_none() -> None:
+    assert not len(after(picture(socket(S.ESTABLISHED)), picture(socket(S.ESTABLISHED))).events)
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (S.SYN_SENT, ["SYN_SENT"]),
+        (S.ESTABLISHED, ["SYN_SENT", "ESTABLISHED"]),
+        (S.CLOSE_WAIT, ["SYN_SENT", "ESTABLISHED", "CLOSE_WAIT"]),
+        (S.LAST_ACK, ["SYN_SENT", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK"]),
+        (S.FIN_WAIT2, ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "FIN_WAIT2"]),
+        (S.TIME_WAIT, ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "CLOSE"]),
+    ],
+)
+def test_a_new_socket_went_all_the_way_to_its_state(state: TcpState, expected: list[str]) -> None:
+    found = ways(after(picture(), picture(socket(state))))
+    assert [new for _, new in found] == expected
+    assert found[0][0] == "CLOSE"
+
+
+@pytest.mark.parametrize("state", [S.LISTEN, S.SYN_RECV, S.NEW_SYN_RECV, S.CLOSE])
+def test_what_listens_or_was_opened_from_outside_is_no_connection_to_a_registry(state: TcpState) -> None:
+    assert not len(after(picture(), picture(socket(state))).events)
+
+
+def test_how_a_vanished_connection_ended_stays_unknown() -> None:
+    differ, tracker = Differ(), ConnectionTracker()
+    for at_ns, each in ((1, picture()), (2, picture(socket(S.ESTABLISHED))), (3, picture())):
+        ended = tracker.feed(differ.take(each, at_ns * SECOND).events).ended
+    assert REASON_NAMES[ended["close_reason"][0]] == "unknown"
+
+
+@pytest.mark.parametrize(("seen", "reason"), [(S.CLOSE_WAIT, "peer"), (S.FIN_WAIT2, "local"), (S.TIME_WAIT, "local")])
+def test_who_closed_is_known_where_the_state_tells(seen: TcpState, reason: str) -> None:
+    differ, tracker = Differ(), ConnectionTracker()
+    ended = [
+        tracker.feed(differ.take(each, at_ns * SECOND).events).ended
+        for at_ns, each in enumerate((picture(), picture(socket(S.ESTABLISHED)), picture(socket(seen)), picture()), 1)
+    ]
+    assert [REASON_NAMES[row["close_reason"]] for rows in ended for row in rows] == [reason]
+
+
+def test_time_wait_is_an_end_and_not_another_connection_when_it_goes() -> None:
+    assert ways(after(picture(socket(S.ESTABLISHED)), picture(socket(S.TIME_WAIT, inode=0)), picture())) == []
+
+
+def test_another_inode_on_the_same_ports_is_another_connection() -> None:
+    found = ways(after(picture(socket(S.ESTABLISHED, inode=7)), picture(socket(S.ESTABLISHED, inode=8))))
+    assert found == [("ESTABLISHED", "CLOSE"), ("CLOSE", "SYN_SENT"), ("SYN_SENT", "ESTABLISHED")]
+
+
+def test_a_state_that_never_follows_is_another_connection() -> None:
+    found = ways(after(picture(socket(S.TIME_WAIT, inode=0)), picture(socket(S.SYN_SENT, inode=9))))
+    assert found == [("CLOSE", "SYN_SENT")]
+
+
+def test_a_socket_that_its_process_has_closed_is_still_the_same() -> None:
+    found = ways(after(picture(socket(S.CLOSE_WAIT, inode=7)), picture(socket(S.LAST_ACK, inode=0))))
+    assert found == [("CLOSE_WAIT", "LAST_ACK")]
+
+
+def test_unread_bytes_leave_out_the_fin() -> None:
+    events = after(picture(socket(S.ESTABLISHED)), picture(socket(S.CLOSE_WAIT, rx_queue=1001))).events
+    assert events["unread_bytes"].tolist() == [1000]
+
+
+def test_events_say_how_much_earlier_they_may_have_been() -> None:
+    differ = Differ()
+    differ.take(picture(), 5 * SECOND)
+    found = differ.take(picture(socket(S.ESTABLISHED)), 5 * SECOND + 80 * MS)
+    assert found.early_ns.tolist() == [80 * MS, 80 * MS]
+    assert set(found.events["ts_ns"].tolist()) == {5 * SECOND + 80 * MS}
+
+
+def test_a_socket_listed_twice_counts_once() -> None:
+    assert len(after(picture(), picture(socket(S.SYN_SENT), socket(S.SYN_SENT))).events) == 1
+
+
+OUTBOUND = [name for name in PATHS if name not in ("inbound", "listener", "simultaneous-open", "broken-pipe", "timed-out")]
+
+
+@dataclass(frozen=True)
+class Life:
+    """One connection: its path, when it begins, how long each state lasts; its port is its number's."""
+
+    path: str
+    start_ms: int
+    gaps_ms: tuple[int, ...]
+
+    def state_at(self, at_ms: int) -> TcpState:
+        """As /proc shows it, but for TIME_WAIT, which is passed over here; CLOSE is not shown."""
+        state, now_ms = S.CLOSE, self.start_ms
+        for step, (_, new, _) in enumerate(PATHS[self.path]):
+            now_ms += self.gaps_ms[min(step, len(self.gaps_ms) - 1)] if step else 0
+            if now_ms > at_ms:
+                return state
+            state = new
+        return state
+
+
+LIVES = st.lists(
+    st.builds(
+        Life,
+        st.sampled_from(OUTBOUND),
+        st.integers(0, 500),
+        st.lists(st.integers(0, 200), min_size=1, max_size=4).map(tuple),
+    ),
+    min_size=1,
+    max_size=8,
+)
+PACES = st.lists(st.integers(1, 300), min_size=1, max_size=12)
+
+
+@given(LIVES, PACES)
+def test_any_life_at_any_pace_gives_a_consistent_connection(lives: list[Life], pace_ms: list[int]) -> None:
+    """No transition that TCP does not make; no connection too many; nobody blamed who did not close."""
+    differ, tracker = Differ(), ConnectionTracker()
+    differ.take(picture(), 0)
+    at_ms, ended, events = -1, [], np.zeros(0, EVENT_DTYPE)
+    for step_ms in [*pace_ms, 5000]:
+        at_ms += step_ms
+        shown = [(number, life.state_at(at_ms)) for number, life in enumerate(lives)]
+        rows = [socket(state, lport=1000 + number, inode=100 + number) for number, state in shown if state is not S.CLOSE]
+        found = differ.take(picture(*rows), (at_ms + 1) * MS)
+        events = np.concatenate([events, found.events])
+        ended += [(int(row["lport"]), CloseReason(row["close_reason"])) for row in tracker.feed(found.events).ended]
+    assert KNOWN[events["old_state"], events["new_state"]].all()
+    assert len({port for port, _ in ended}) == len(ended)
+    for port, reason in ended:
+        path = lives[port - 1000].path
+        truth = {"peer": "peer", "peer-then-reset": "peer", "local": "local", "local-no-fin-wait2": "local", "closing": "local"}
+        assert REASON_NAMES[reason] in ("unknown", truth.get(path, "unknown"))
+    assert not len(tracker.open())
+
+
+@given(LIVES, PACES)
+def test_events_of_one_socket_address_are_one_connection(lives: list[Life], pace_ms: list[int]) -> None:
+    differ = Differ()
+    differ.take(picture(), 0)
+    at_ms, owner = -1, {}
+    for step_ms in [*pace_ms, 5000]:
+        at_ms += step_ms
+        rows = [
+            socket(life.state_at(at_ms), lport=1000 + number, inode=100 + number)
+            for number, life in enumerate(lives)
+            if life.state_at(at_ms) is not S.CLOSE
+        ]
+        for event in differ.take(picture(*rows), (at_ms + 1) * MS).events:
+            assert owner.setdefault(int(event["skaddr"]), int(event["sport"])) == int(event["sport"])
