@@ -20,10 +20,13 @@ from tracer.findings import Finding, FindingState, Severity
 from tracer.rules.rule import Answer, Over, Rule, Sighting
 from tracer.rules.ticks import TICK_NS
 from tracer.rules.view import Ended, View
+from tracer.segments import joined
 
 SECOND_NS = 1_000_000_000
 QUIET_NS = 330 * SECOND_NS
 """Longer than any rule waits for something that does not come (textbook/token-aging: 270 s; the default token: 300 s)."""
+WAITING_MAX = 1 << 15
+"""Events that are kept for a cell; more are shown to the rules in pieces, which makes no difference to them."""
 PATIENCE_NS = 3600 * SECOND_NS
 """An episode that is seen anew for longer than that in total silence is not asked for any more: a clock has leapt."""
 UPDATE_NS = 30 * SECOND_NS
@@ -56,6 +59,9 @@ class Engine:
         self._judged_ns = -1
         self._open: dict[tuple[str, Any], tuple[Sighting, Finding]] = {}
         self._episodes = 0
+        self._events: list[Events] = []
+        self._ended: list[Connections] = []
+        self._waiting = 0
         # at transitions out of ESTABLISHED (and samples in it), and at those to CLOSE
         self._flags, self._seen = [0, 0], [False, False]
         self._withheld: dict[str, int] = {}
@@ -71,11 +77,25 @@ class Engine:
         return self._episodes
 
     def observe(self, events: Events, ended: Connections, reached_ns: int) -> None:
-        """Take a piece that lies in one cell, between two ticks; `reached_ns` is the largest time so far."""
-        self._view.cell = reached_ns // TICK_NS
-        if len(events):
-            self._cell_ns = (reached_ns // TICK_NS + 1) * TICK_NS
-            self._note_flags(events)
+        """Take a piece that lies in one cell, between two ticks; `reached_ns` is the largest time so far.
+
+        Pieces are kept until the cell is judged: a live source brings ten in a cell, and each array operation costs its call.
+        """
+        self._cell_ns = (reached_ns // TICK_NS + 1) * TICK_NS
+        self._events.append(events)
+        self._ended.append(ended)
+        self._waiting += len(events)
+        if self._waiting >= WAITING_MAX:
+            self._show()
+
+    def _show(self) -> None:
+        """Show the rules what was kept."""
+        if not self._events:
+            return
+        events, ended = joined(self._events), joined(self._ended)
+        self._events, self._ended, self._waiting = [], [], 0
+        self._view.cell = self._cell_ns // TICK_NS - 1
+        self._note_flags(events)
         self._view.note(events, ended)
         for rule in self.rules:
             rule.observe(events, ended, self._view)
@@ -140,6 +160,7 @@ class Engine:
 
     def _tick(self, now_ns: int) -> list[Finding]:
         view = self._view
+        self._show()
         if self._cell_ns >= 0 and now_ns >= self._cell_ns:
             self._quiet_until_ns = self._cell_ns + QUIET_NS
             self._cell_ns = -1
