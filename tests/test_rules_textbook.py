@@ -448,3 +448,12 @@ def test_addresses_of_version_6_are_written_as_such() -> None:
     (found,) = by_the_book(events, 10).opened("textbook/rate-limit")
     assert found.evidence["address"] == "2001:db8::1"
     assert v4("1.2.3.4")[-4:] == bytes((1, 2, 3, 4))
+
+
+def test_one_endpoint_with_many_refusals_does_not_hide_another() -> None:
+    story = Story()
+    for number in range(300):
+        story.connection(0.1 + number / 10_000, "refused", life_s=0.001, pid=number + 1)
+    story.connection(0.15, "refused", life_s=0.001, endpoint=OTHER)
+    found = [finding for finding in judge(story.events(), 2).findings if finding.rule == "textbook/refused"]
+    assert {(finding.endpoint_id, finding.evidence["connections"]) for finding in found} == {(REGISTRY, 300), (OTHER, 1)}

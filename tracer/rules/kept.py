@@ -1,10 +1,10 @@
-"""Rows that a rule keeps until it is asked, at most so many. Pure."""
+"""Rows that a rule keeps until it is asked, at most so many of each endpoint. Pure."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tracer.connections import Connections, blank_connections
+from tracer.connections import Connections, blank_connections, by_endpoint
 from tracer.segments import joined, take
 
 
@@ -40,3 +40,21 @@ class KeptRows:
 
     def __len__(self) -> int:
         return self._kept
+
+
+class KeptByEndpoint:
+    """The first `limit` rows of each endpoint, so that one endpoint can't hide another."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: dict[int, KeptRows] = {}
+
+    def add(self, rows: Connections) -> None:
+        """Add rows."""
+        for endpoint_id, own in by_endpoint(rows):
+            self._kept.setdefault(endpoint_id, KeptRows(self._limit)).add(own)
+
+    def take(self) -> dict[int, tuple[Connections, int]]:
+        """By endpoint id, in order: what is kept, and how many were added; forget all."""
+        kept, self._kept = self._kept, {}
+        return {endpoint_id: (kept[endpoint_id].rows(), kept[endpoint_id].count) for endpoint_id in sorted(kept)}

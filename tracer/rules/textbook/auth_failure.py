@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import ClassVar
 
-from tracer.connections import Connections, by_endpoint
+from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.roles import Role
-from tracer.rules.kept import KeptRows
+from tracer.rules.kept import KeptByEndpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.textbook.token_expiry import AllAtOnce
@@ -52,7 +52,7 @@ class TextbookAuthFailure(Rule[TextbookAuthFailureThresholds]):
         super().__init__(settings)
         self._ends = AllAtOnce(2, int(settings.window_s * SECOND_NS))
         self._all_ended_ns: dict[int, int] = {}
-        self._rows = KeptRows(_KEPT)
+        self._rows = KeptByEndpoint(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
@@ -63,17 +63,15 @@ class TextbookAuthFailure(Rule[TextbookAuthFailureThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        if len(self._rows):
-            rows = self._rows.take()
-            for endpoint_id, own in by_endpoint(rows):
-                ended_ns = self._all_ended_ns.get(endpoint_id)
-                if ended_ns is not None:
-                    after = (own["opened_ns"] > ended_ns) & (own["opened_ns"] <= ended_ns + self.settings.after_s * SECOND_NS)
-                    if after.any():
-                        yield self._sighting(view, endpoint_id, own[after], "right after all connections had ended at once")
-                        continue
-                if self._private(view, endpoint_id, own):
-                    yield self._sighting(view, endpoint_id, own, "at a private registry")
+        for endpoint_id, (own, _) in self._rows.take().items():
+            ended_ns = self._all_ended_ns.get(endpoint_id)
+            if ended_ns is not None:
+                after = (own["opened_ns"] > ended_ns) & (own["opened_ns"] <= ended_ns + self.settings.after_s * SECOND_NS)
+                if after.any():
+                    yield self._sighting(view, endpoint_id, own[after], "right after all connections had ended at once")
+                    continue
+            if self._private(view, endpoint_id, own):
+                yield self._sighting(view, endpoint_id, own, "at a private registry")
         since_ns = view.now_ns - int((self.settings.after_s + self.settings.window_s) * SECOND_NS)
         self._all_ended_ns = {key: at_ns for key, at_ns in self._all_ended_ns.items() if at_ns >= since_ns}
         for endpoint_id, first_ns, _ in self._ends.found(view):

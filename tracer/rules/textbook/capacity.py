@@ -11,7 +11,7 @@ import numpy as np
 from tracer.connections import Connections
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
-from tracer.rules.kept import KeptRows
+from tracer.rules.kept import KeptByEndpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
@@ -44,7 +44,7 @@ class Capacity(Rule[CapacityThresholds]):
 
     def __init__(self, settings: CapacityThresholds) -> None:
         super().__init__(settings)
-        self._rows = KeptRows(_KEPT)
+        self._rows = KeptByEndpoint(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
@@ -58,7 +58,7 @@ class Capacity(Rule[CapacityThresholds]):
         waiting = view.open_where(lambda rows: (rows["last_state"] == TcpState.CLOSE_WAIT) & (rows["established_ns"] >= 0))
         since_ns = waiting["established_ns"] + waiting["state_ns"][:, TcpState.ESTABLISHED]
         long = view.now_ns - since_ns > self.settings.close_wait_s * SECOND_NS
-        rows = joined([self._rows.take(), waiting[long][:_KEPT]])
+        rows = joined([*(own for own, _ in self._rows.take().values()), waiting[long][:_KEPT]])
         for endpoint_id in np.unique(rows["endpoint_id"]).tolist():
             own = rows[rows["endpoint_id"] == endpoint_id]
             yield Sighting(

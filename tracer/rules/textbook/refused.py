@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tracer.connections import Connections, by_endpoint
+from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
-from tracer.rules.kept import KeptRows
+from tracer.rules.kept import KeptByEndpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
@@ -41,7 +41,7 @@ class TextbookRefused(Rule[TextbookRefusedThresholds]):
 
     def __init__(self, settings: TextbookRefusedThresholds) -> None:
         super().__init__(settings)
-        self._rows = KeptRows(_KEPT)
+        self._rows = KeptByEndpoint(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
@@ -50,10 +50,7 @@ class TextbookRefused(Rule[TextbookRefusedThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        if not len(self._rows):
-            return
-        rows = self._rows.take()
-        for endpoint_id, own in by_endpoint(rows):
+        for endpoint_id, (own, count) in self._rows.take().items():
             yield Sighting(
                 key=endpoint_id,
                 endpoint_id=endpoint_id,
@@ -62,8 +59,8 @@ class TextbookRefused(Rule[TextbookRefusedThresholds]):
                 hold_ns=int(self.settings.hold_s * SECOND_NS),
                 severity=Severity.WARNING,
                 confidence=0.8,
-                summary=f"{view.label(endpoint_id)} refuses connections ({len(own)})",
+                summary=f"{view.label(endpoint_id)} refuses connections ({count})",
                 advice="by the book: look at the network, not at the registry's limits",
-                evidence={"connections": len(own)},
+                evidence={"connections": count},
                 suspects=rows_suspects(own),
             )

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tracer.connections import Connections, by_endpoint
+from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
-from tracer.rules.kept import KeptRows
+from tracer.rules.kept import KeptByEndpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
@@ -51,7 +51,7 @@ class ShortLives(Rule[ShortLivesThresholds]):
 
     def __init__(self, settings: ShortLivesThresholds) -> None:
         super().__init__(settings)
-        self._rows = KeptRows(_KEPT)
+        self._rows = KeptByEndpoint(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
@@ -62,10 +62,7 @@ class ShortLives(Rule[ShortLivesThresholds]):
 
     def judge(self, view: View) -> Iterable[Answer]:
         """See `Rule`."""
-        if not len(self._rows):
-            return
-        rows = self._rows.take()
-        for endpoint_id, own in by_endpoint(rows):
+        for endpoint_id, (own, count) in self._rows.take().items():
             yield Sighting(
                 key=endpoint_id,
                 endpoint_id=endpoint_id,
@@ -75,10 +72,10 @@ class ShortLives(Rule[ShortLivesThresholds]):
                 severity=Severity.WARNING,
                 confidence=0.5,
                 summary=(
-                    f"{len(own)} connections to {view.label(endpoint_id)} ended within {self.settings.life_min_s:g} to "
+                    f"{count} connections to {view.label(endpoint_id)} ended within {self.settings.life_min_s:g} to "
                     f"{self.settings.life_max_s:g} s; healthy ones last {self.settings.healthy_min_s:g} s and more"
                 ),
                 advice="by the book: a rate limit; rotate credentials, use a mirror, try again later",
-                evidence={"connections": len(own)},
+                evidence={"connections": count},
                 suspects=rows_suspects(own),
             )

@@ -12,7 +12,7 @@ from tracer.connections import Connections
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
-from tracer.rules.kept import KeptRows
+from tracer.rules.kept import KeptByEndpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
@@ -45,7 +45,7 @@ class TextbookUnreachable(Rule[TextbookUnreachableThresholds]):
 
     def __init__(self, settings: TextbookUnreachableThresholds) -> None:
         super().__init__(settings)
-        self._rows = KeptRows(_KEPT)
+        self._rows = KeptByEndpoint(_KEPT)
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
@@ -63,7 +63,7 @@ class TextbookUnreachable(Rule[TextbookUnreachableThresholds]):
         late = view.open_where(
             lambda rows: (rows["last_state"] == TcpState.SYN_SENT) & (rows["opened_ns"] >= 0) & (rows["opened_ns"] <= since_ns)
         )
-        rows = joined([self._rows.take(), late[:_KEPT]])
+        rows = joined([*(own for own, _ in self._rows.take().values()), late[:_KEPT]])
         for endpoint_id in np.unique(rows["endpoint_id"]).tolist():
             own = rows[rows["endpoint_id"] == endpoint_id]
             seen_ns = int(np.where(own["closed_ns"] >= 0, own["closed_ns"], view.now_ns).max())
