@@ -39,7 +39,6 @@ _CPU_SKEW_NS = 1_000_000
 """Openings on different CPUs may be out of order by microseconds; visits are VISIT_GAP_NS apart."""
 K = TypeVar("K")
 _N_REASONS = len(CloseReason)
-_FAILED = (CloseReason.REFUSED, CloseReason.TIMEOUT, CloseReason.UNREACHABLE, CloseReason.ABORTED)
 UNKNOWN = -1
 
 

@@ -45,16 +45,12 @@ def grant(view: View, client: Client, visit: Visit) -> Grant:
 
 def token_servers(view: View, client: Client) -> Iterator[Client]:
     """The same owner at token servers."""
-    return (other for other in _elsewhere(view, client) if view.role(other.owner.endpoint_id) is Role.AUTH)
+    return (other for other in view.elsewhere(client) if view.role(other.owner.endpoint_id) is Role.AUTH)
 
 
 def registries(view: View, client: Client) -> Iterator[Client]:
     """The same owner at endpoints that are no token servers."""
-    return (other for other in _elsewhere(view, client) if view.role(other.owner.endpoint_id) is not Role.AUTH)
-
-
-def _elsewhere(view: View, client: Client) -> Iterator[Client]:
-    return (other for other in view.visits.of(client.owner.cgroup_id, client.owner.comm) if other is not client)
+    return (other for other in view.elsewhere(client) if view.role(other.owner.endpoint_id) is not Role.AUTH)
 
 
 def _downloads(view: View, client: Client) -> bool:

@@ -154,10 +154,11 @@ class View:
             self._sandwiches[number] = -1  # whatever it is, it does more than give tokens
             return
         count = self._sandwiches.get(number, 0)
-        if count >= 0 and visit.established and any(_between(other, visit) for other in self._elsewhere(client)):
+        if count >= 0 and visit.established and any(_between(other, visit) for other in self.elsewhere(client)):
             self._sandwiches[number] = count + 1
 
-    def _elsewhere(self, client: Client) -> list[Client]:
+    def elsewhere(self, client: Client) -> list[Client]:
+        """The same owner at other endpoints, the most recently active ones."""
         return [other for other in self.visits.of(client.owner.cgroup_id, client.owner.comm) if other is not client]
 
     def open_where(self, wanted: Wanted) -> Connections:

@@ -103,8 +103,8 @@ class MirrorFailure(Rule[MirrorFailureThresholds]):
         return None
 
     def _after(self, view: View, client: Client, visit: Visit, until_ns: int) -> Iterator[tuple[Client, Visit]]:
-        for other in view.visits.of(client.owner.cgroup_id, client.owner.comm):
-            if other is client or other.last_ns < visit.start_ns or view.role(other.owner.endpoint_id) is Role.AUTH:
+        for other in view.elsewhere(client):
+            if other.last_ns < visit.start_ns or view.role(other.owner.endpoint_id) is Role.AUTH:
                 continue
             for other_visit in reversed(other.visits):
                 if other_visit.start_ns <= visit.start_ns:

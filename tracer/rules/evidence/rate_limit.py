@@ -125,7 +125,6 @@ class RateLimit(Rule[RateLimitThresholds]):
 
     def _shrunk(self, view: View, client: Client, visits: list[Visit]) -> tuple[Visit, float, str, dict[str, Any]] | None:
         latest = visits[-1]
-        refused = [visit for visit in reversed(visits) if visit.outcome is Outcome.REFUSED]
         if latest.outcome is not Outcome.REFUSED and not latest.shrunk:
             return None
         row = 1
@@ -146,7 +145,7 @@ class RateLimit(Rule[RateLimitThresholds]):
         rest = 1 - likely
         causes = {"rate-limit": likely, "not-found": round(rest * (0.1 if plain else 0.4), 2)}
         causes |= {"server-error": round(rest * 0.4, 2), "token-expiry": round(rest * 0.2, 2)}
-        first = refused[min(row, len(refused)) - 1] if refused and latest.outcome is Outcome.REFUSED else latest
+        first = visits[-row] if latest.outcome is Outcome.REFUSED else latest
         answer = min(latest.shrunk, key=lambda exchange: exchange[1]) if latest.shrunk else latest.exchanges[-1]
         said = f"requests that used to get more got {answer[1]} bytes" + (f", {row} visits in a row" if row > 1 else "")
         evidence = {"answer_bytes": answer[1], "request_bytes": answer[0], "attempts": row, "pid": latest.pid, "causes": causes}
@@ -157,8 +156,8 @@ class RateLimit(Rule[RateLimitThresholds]):
         until_ns = visit.last_open_ns + int(self.settings.follow_s * SECOND_NS)
         return any(
             visit.start_ns < other_visit.start_ns <= until_ns
-            for other in view.visits.of(client.owner.cgroup_id, client.owner.comm)
-            if other is not client and view.role(other.owner.endpoint_id) is not Role.AUTH
+            for other in view.elsewhere(client)
+            if view.role(other.owner.endpoint_id) is not Role.AUTH
             for other_visit in other.visits
         )
 

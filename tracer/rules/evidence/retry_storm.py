@@ -224,8 +224,7 @@ def _downloads_elsewhere(view: View, client: Client, since_ns: int, pids: frozen
     """Whether the same owner (or one of these processes of its) downloaded something from another endpoint since then."""
     return any(
         visit.received_max > ERROR_MAX_BYTES and visit.start_ns >= since_ns and (not pids or visit.pid in pids)
-        for other in view.visits.of(client.owner.cgroup_id, client.owner.comm)
-        if other is not client
+        for other in view.elsewhere(client)
         for visit in other.visits
     )
 
