@@ -378,6 +378,22 @@ class TestStandardOutput:
         assert "No space left" in done.stderr
         assert_one_line(done.stderr)
 
+    @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "PYTHONUNBUFFERED"])
+    def test_a_signal_while_its_pipe_is_full_cuts_no_line(self, unbuffered: str, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.arrows", [batch_of(events_of(4000, ts_ns=range(1000, 5000)))])
+        command = [sys.executable, "-m", "tracer", "replay", str(path), "--json", "--transitions"]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment(PYTHONUNBUFFERED=unbuffered)
+        ) as running:
+            assert running.stdout is not None
+            first = running.stdout.readline()
+            _wait_until_asleep(running.pid)
+            running.send_signal(signal.SIGTERM)
+            _wait_until_asleep(running.pid)
+            lines = [json.loads(line) for line in (first, *running.stdout)]
+        assert (lines[0]["type"], lines[-1]["type"]) == ("start", "summary")
+        assert len([line for line in lines if line["type"] == "transition"]) == 4000
+
     def test_none_at_all_is_no_traceback(self, capture: Path) -> None:
         done = _with_closed(">&-", "replay", str(capture))
         assert_no_traceback(done.stderr)
@@ -392,6 +408,16 @@ class TestStandardOutput:
         done = regtrace("replay", str(path), env=environment(PYTHONIOENCODING=encoding))
         assert_no_traceback(done.stderr)
         assert done.returncode == 0
+
+
+def _wait_until_asleep(pid: int) -> None:
+    """Until a process sleeps and has done so for a while: it waits for somebody."""
+    asleep, until_s = 0, time.monotonic() + PATIENCE_S
+    while asleep < 10 and time.monotonic() < until_s:
+        time.sleep(0.02)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        asleep = asleep + 1 if state == "S" else 0
+    assert asleep == 10
 
 
 @contextmanager

@@ -143,12 +143,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Make both streams take anything: closed ones swallow it, and what their encoding lacks is escaped."""
+    """Make both streams take anything: closed ones swallow it, and what their encoding lacks is escaped.
+
+    With PYTHONUNBUFFERED, as container images set it, Python writes text straight to the descriptor and drops what one
+    write(2) did not take, which happens where a signal comes while a pipe is full; a buffer under the text writes it all.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the process lives
         elif isinstance(stream, io.TextIOWrapper):
+            if isinstance(stream.buffer, io.RawIOBase):
+                raw, encoding = stream.buffer, stream.encoding
+                stream.detach()
+                stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding, line_buffering=name == "stderr")
+                setattr(sys, name, stream)
             stream.reconfigure(errors="backslashreplace")
 
 
