@@ -55,6 +55,7 @@ enum tcp_event_flags {
 	TCP_EVENT_HAS_IDLE = 1 << 11,
 	TCP_EVENT_HAS_SK_ERR = 1 << 12,
 	TCP_EVENT_SAMPLE = 1 << 13,          /* no transition: the counters of a socket that stays in old_state == new_state */
+	TCP_EVENT_ADOPTED = 1 << 14,         /* no transition: a socket found open in old_state == new_state; never set here */
 };
 
 /* Events the ring had no room for. One per CPU, written by that CPU alone; user space sums them up. */

@@ -18,7 +18,7 @@ from tracer.analysis import Analysis
 from tracer.captures import TraceHeader, check_name, create_trace, open_trace
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, UsageError
-from tracer.events import EVENT_DTYPE, TS_NS_MAX, EventBatch, EventFlag, Events, TcpState, valid
+from tracer.events import EVENT_DTYPE, TS_NS_MAX, EventBatch, EventFlag, Events, TcpState, is_sample, valid
 from tracer.lines import connection_lines, summary_line
 
 SUFFIXES = (".arrows", ".jsonl")
@@ -47,7 +47,8 @@ def events_of(count: int, **fields: object) -> Events:
     events["endpoint_id"], events["family"], events["dport"] = 1, 2, 443
     events["saddr"] = np.frombuffer(bytes(10) + b"\xff\xff\xc0\x00\x02\x01", np.uint8)
     events["daddr"] = np.frombuffer(bytes(10) + b"\xff\xff\xc6\x33\x64\x07", np.uint8)
-    events["sport"], events["comm"], events["flags"] = 40000 + index // 4, b"dockerd", int(ALL_FLAGS & ~EventFlag.SAMPLE)
+    events["sport"], events["comm"] = 40000 + index // 4, b"dockerd"
+    events["flags"] = int(ALL_FLAGS & ~(EventFlag.SAMPLE | EventFlag.ADOPTED))
     events["netns"] = 4026531840
     events["flags"][index % 4 > 0] &= ~np.uint32(EventFlag.OWNER)
     for number, name in enumerate(("pid", "cgroup_id", "bytes_received", "bytes_acked", "srtt_us", "retransmits"), 1):
@@ -143,6 +144,7 @@ def event_arrays(draw: st.DrawFn, textual: bool) -> Events:
     for field in ("old_state", "new_state"):
         events[field] = events[field] % 12 + 1
     events["flags"] &= np.uint32(ALL_FLAGS)
+    events["flags"][is_sample(events)] &= ~np.uint32(EventFlag.ADOPTED)  # no event is both
     events["reserved"] = 0
     events["ts_ns"] %= TS_NS_MAX
     if textual:

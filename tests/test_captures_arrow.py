@@ -260,7 +260,7 @@ class TestOtherReaders:
             assert frame[name].to_list() == wanted, name
 
     def test_polars_sees_null_where_nothing_is_known(self, tmp_path: Path) -> None:
-        flags = [int(ALL_FLAGS & ~EventFlag.SAMPLE), 0, int(EventFlag.HAS_TASK)]
+        flags = [int(ALL_FLAGS & ~(EventFlag.SAMPLE | EventFlag.ADOPTED)), 0, int(EventFlag.HAS_TASK)]
         frame = self._frame(write(tmp_path / "a.arrows", [batch_of(events_of(3, flags=flags))]))
         for name, flag in FIELD_FLAGS.items():
             assert frame[name].is_null().to_list() == [not value & flag for value in flags], name

@@ -20,6 +20,7 @@ from tests.traces import (
     RADDR,
     SECOND,
     SKADDR,
+    START_NS,
     Life,
     as_dicts,
     assert_same_however_cut,
@@ -548,3 +549,37 @@ def test_failing_connects_without_a_port_are_not_taken_one_by_one() -> None:
     tracker.feed(trace(*path("peer", range(1, 6))))
     unbound = trace(event(S.SYN_SENT, S.CLOSE, 9, without=EventFlag.HAS_SPORT))
     assert not len(tracker._cuts(unbound))
+
+
+# --- times that are known to lie in an interval
+
+
+def polled(*steps: tuple[int, int]) -> ConnectionTracker | Any:
+    """The transitions of "peer" at these (times, how much earlier), all fed at once; the row that came of it."""
+    tracker = ConnectionTracker()
+    step = tracker.feed(trace(*path("peer", [at_ns for at_ns, _ in steps])), np.array([early for _, early in steps], np.uint64))
+    return step.ended[0] if len(step.ended) else tracker.open()[0]
+
+
+def test_what_was_seen_in_one_look_has_no_known_length() -> None:
+    row = polled((START_NS, MS), (START_NS, MS), (START_NS, MS), (START_NS, MS), (START_NS, MS))
+    assert (row["connect_ns"], row["lifetime_ns"]) == (-1, -1)
+    assert row["state_ns"].max() == -1
+    assert (row["opened_early_ns"], row["established_early_ns"], row["closed_early_ns"]) == (MS, MS, MS)
+    assert not row["gap"]
+
+
+def test_what_was_seen_in_several_looks_has_a_length_and_bounds() -> None:
+    row = polled((START_NS, MS), (START_NS, MS), (START_NS + SECOND, 2 * MS), (START_NS + SECOND, 2 * MS), (START_NS + SECOND, 0))
+    assert (row["connect_ns"], row["lifetime_ns"], row["state_ns"][S.ESTABLISHED]) == (-1, SECOND, SECOND)
+    assert (row["opened_early_ns"], row["closed_early_ns"]) == (MS, 0)
+
+
+def test_an_open_connection_has_no_bounds_of_its_end() -> None:
+    row = polled((START_NS, MS), (START_NS + SECOND, 2 * MS))
+    assert (row["established_early_ns"], row["closed_early_ns"], row["connect_ns"]) == (2 * MS, 0, SECOND)
+
+
+def test_exact_times_may_be_equal() -> None:
+    row = polled((START_NS, 0), (START_NS, 0), (START_NS, 0), (START_NS, 0), (START_NS, 0))
+    assert (row["connect_ns"], row["lifetime_ns"], row["state_ns"][S.ESTABLISHED]) == (0, 0, 0)

@@ -69,7 +69,7 @@ def v4(address: str) -> bytes:
 
 LADDR = v4("10.0.0.5")
 RADDR = v4("203.0.113.7")
-_EVERYTHING = int(sum(EventFlag)) & ~int(EventFlag.SAMPLE) & ~int(EventFlag.OWNER)
+_EVERYTHING = int(sum(EventFlag)) & ~int(EventFlag.SAMPLE | EventFlag.ADOPTED | EventFlag.OWNER)
 
 
 def event(old: TcpState, new: TcpState, ts_ns: int, **fields: Any) -> np.void:

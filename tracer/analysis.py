@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import SIDE_BY_REASON, SIDES, ChurnCounter
 from tracer.connections import Connections, ConnectionTracker, blank_connections, by_endpoint
-from tracer.events import EventBatch, is_sample
+from tracer.events import EventBatch, is_transition
 from tracer.findings import Finding, Severity
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
 from tracer.lifetimes import Distribution, Lifetimes
@@ -263,14 +263,14 @@ class Analysis:
         if self._first_ns < 0:
             self._first_ns = int(times[0])
         self._last_ns = max(self._last_ns, int(times.max()))
-        samples = is_sample(events)
-        self._transitions += len(events) - int(samples.sum())
+        transitions = is_transition(events)
+        self._transitions += int(transitions.sum())
         unknown = ~is_known(events["old_state"], events["new_state"])
-        unknown &= ~samples
+        unknown &= transitions
         if unknown.any():
             pairs = zip(events["old_state"][unknown].tolist(), events["new_state"][unknown].tolist(), strict=True)
             self._unknown.update(pairs)
-        step = self._tracker.feed(events)
+        step = self._tracker.feed(events, None if batch.early_ns is None else batch.early_ns[start:end])
         self._gaps += int(step.ended["gap"].sum())
         self._lifetimes.add(step.ended)
         self.churn.add(events, step.ended)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.events import N_STATES, EventFlag, Events, TcpState, is_opening, is_sample, valid
+from tracer.adoption import Adopted, ends_of_rows
+from tracer.events import N_STATES, EventFlag, Events, TcpState, is_adopted, is_opening, is_sample, valid
 from tracer.lifecycle import RANK, CloseReason
 from tracer.segments import fill_states, fill_times, fill_values, group_starts, halves, joined, shifted, stable_order, take, words
 
@@ -33,6 +34,9 @@ CONNECTION_DTYPE = np.dtype(
         ("closed_ns", "i8"),  # boottime; -1 still open, or not seen
         ("connect_ns", "i8"),  # established - opened; -1 unknown
         ("lifetime_ns", "i8"),  # closed - opened; -1 unknown
+        ("opened_early_ns", "i8"),  # how much earlier than opened_ns it may have been; 0 exact, or nothing is known
+        ("established_early_ns", "i8"),
+        ("closed_early_ns", "i8"),
         ("state_ns", "i8", (N_STATES,)),  # time in each TcpState, the current one up to the last event; -1 not known
         ("bytes_received", "i8"),  # payload; -1 unknown
         ("bytes_acked", "i8"),  # payload; -1 unknown
@@ -128,6 +132,7 @@ class ConnectionTracker:
         self._occupied = np.zeros(_FIRST_CAPACITY, bool)  # by slot
         self._free = list(range(_FIRST_CAPACITY))
         self._netns_index: dict[int, int] = {}
+        self._adopted = Adopted()
 
     def note_loss(self, until_ns: int = 0) -> None:
         """Say that events were lost, until a boottime, before the next ones.
@@ -164,12 +169,23 @@ class ConnectionTracker:
             rows[field][stale] = -1
         return rows[np.lexsort((rows["netns"], rows["skaddr"], rows["first_seen_ns"]))]
 
-    def feed(self, events: Events) -> Step:
-        """Take the next events, in the order in which their source saw them."""
+    def feed(self, events: Events, early_ns: NDArray[np.uint64] | None = None) -> Step:
+        """Take the next events, in the order in which their source saw them.
+
+        `early_ns`, shape (n_events,), says how much earlier each may have happened; None: all times are exact.
+        """
+        early = None if early_ns is None else early_ns.astype(np.int64)
         cuts = self._cuts(events)
         if cuts.size:
-            return _joined([self._feed(piece) for piece in np.split(events, cuts)])
-        return self._feed(events)
+            earlies = [None] * (len(cuts) + 1) if early is None else np.split(early, cuts)
+            return _joined([self._feed(*each) for each in zip(np.split(events, cuts), earlies, strict=True)])
+        return self._feed(events, early)
+
+    def note_switch(self) -> None:
+        """Say that another source goes on, which has other addresses for sockets: what it finds open is told by its ends."""
+        index = np.flatnonzero(self._occupied)
+        key_of = {slot: key for key, slot in self._slots.items()}
+        self._adopted.add(ends_of_rows(take(self._rows, index)), [key_of[slot] for slot in index.tolist()])
 
     def _cuts(self, events: Events) -> NDArray[np.intp]:
         """Where events must be cut so that each can be compared with the event before it on its socket.
@@ -179,24 +195,43 @@ class ConnectionTracker:
         """
         has_port = valid(events, "sport")
         self._ports_seen = self._ports_seen or bool(has_port.any())
+        adopted = is_adopted(events)
+        changes = np.flatnonzero(adopted[1:] != adopted[:-1]) + 1 if adopted.any() else np.zeros(0, np.intp)
         if has_port.all() or not self._ports_seen:
-            return np.zeros(0, np.intp)
+            return changes
         # An event that ends in CLOSE is not followed by another of its connection.
-        return np.flatnonzero(~has_port & ~is_opening(events) & (events["new_state"] != _CLOSE)) + 1
+        return np.union1d(changes, np.flatnonzero(~has_port & ~is_opening(events) & (events["new_state"] != _CLOSE)) + 1)
 
-    def _feed(self, events: Events) -> Step:
-        transition = (events["old_state"] != events["new_state"]) | is_sample(events)
+    def _feed(self, events: Events, early_ns: NDArray[np.int64] | None) -> Step:
+        adopted = is_adopted(events)  # all of a piece, or none
+        transition = (events["old_state"] != events["new_state"]) | is_sample(events) | adopted
         position = np.flatnonzero(transition)
         if not position.size:
             return _nothing()
         keys = self._keys(events)[position]
         order = stable_order(keys)
         keys, position = keys[order], position[order]
-        events = take(np.ascontiguousarray(events), position)
+        every, events = events, take(np.ascontiguousarray(events), position)
+        if self._adopted or adopted.any():
+            self._rejoin(events, keys)
+        if adopted.any():
+            new = self._adopted.new(events, keys, self._slots, self._rows)
+            events, keys, position = take(events, new), keys[new], position[new]
         carried, events, keys, position = self._drop_orphan_samples(events, keys, position)
         if not len(events):
             return _nothing()
-        return self._advance(events, keys, position, carried)
+        step = self._advance(events, None if early_ns is None else early_ns[position], keys, position, carried)
+        if len(every) and adopted.any():
+            self._adopted.add_events(events, keys)
+        return step
+
+    def _rejoin(self, events: Events, keys: NDArray[np.uint64]) -> None:
+        """Give open rows that are known by their ends the addresses of their sockets, where these are seen now."""
+        for old_key, new_key, skaddr in self._adopted.found(events, keys, self._slots):
+            slot = self._slots.pop(old_key, None)
+            if slot is not None:
+                self._slots[new_key] = slot
+                self._rows["skaddr"][slot] = skaddr
 
     def _keys(self, events: Events) -> NDArray[np.uint64]:
         """One integer for (netns, skaddr). Kernel addresses share their top 16 bits, so the namespace's index goes there."""
@@ -240,7 +275,14 @@ class ConnectionTracker:
         words(rows)[have] = words(self._rows)[slots[have]]
         return rows
 
-    def _advance(self, events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp], carried: Connections) -> Step:
+    def _advance(
+        self,
+        events: Events,
+        early_ns: NDArray[np.int64] | None,
+        keys: NDArray[np.uint64],
+        position: NDArray[np.intp],
+        carried: Connections,
+    ) -> Step:
         ts_ns = events["ts_ns"].astype(np.int64)
         group_start = group_starts(keys)
         first = np.flatnonzero(group_start)
@@ -258,10 +300,12 @@ class ConnectionTracker:
             group = np.cumsum(group_start) - 1
             words(rows)[~new] = words(carried)[group[segment_start[~new]]]
         self._start_rows(rows, new, events, segment_start, ts_ns)
+        if early_ns is not None:
+            rows["opened_early_ns"][new] = np.where(rows["opened_ns"][new] >= 0, early_ns[segment_start[new]], 0)
         previous_ns = shifted(ts_ns, first, carried["last_ns"])
         fill_values(rows, events, segment, segment_start)
-        fill_times(rows, events, ts_ns, segment, segment_start)
-        fill_states(rows, events["old_state"], ts_ns - previous_ns, segment, previous_state, begins)
+        fill_times(rows, events, ts_ns, early_ns, segment, segment_start)
+        fill_states(rows, events["old_state"], ts_ns - previous_ns, segment, previous_state, begins, early_ns)
         # A carried row that the first event of its group does not continue ends here, unfinished.
         orphaned = begins[first] & (carried["last_state"] != 0)
         carried["gap"] |= orphaned
@@ -342,7 +386,7 @@ class ConnectionTracker:
         rows["raddr"][index] = first["daddr"]
         rows["rport"][index] = np.where(first["dport"] > 0, first["dport"].astype(np.int32), -1)
         rows["opened_ns"][index] = np.where(opening, first_ns, -1)
-        rows["preexisting"][index] = np.where(opening, 0, -1 if self._loss_seen else 1)
+        rows["preexisting"][index] = np.where(opening, 0, np.where(is_adopted(first) | (not self._loss_seen), 1, -1))
         rows["inbound"][index] = _IS_INBOUND[first["old_state"]] | (first["new_state"] == _LISTEN)
         owner = first["flags"] & np.uint32(EventFlag.OWNER) != 0
         has_pid, has_cgroup = owner & valid(first, "pid"), owner & valid(first, "cgroup_id")

@@ -86,6 +86,7 @@ class EventFlag(IntFlag):
     HAS_IDLE = 1 << 11
     HAS_SK_ERR = 1 << 12
     SAMPLE = 1 << 13
+    ADOPTED = 1 << 14
 
 
 FIELD_FLAGS = {
@@ -180,6 +181,16 @@ def valid(events: Events, field: str) -> NDArray[np.bool_]:
 def is_sample(events: Events) -> NDArray[np.bool_]:
     """Where an event is a sample and no transition: bool, shape (n_events,)."""
     return (events["flags"] & np.uint32(EventFlag.SAMPLE)) != 0
+
+
+def is_adopted(events: Events) -> NDArray[np.bool_]:
+    """Where an event is no transition, but a socket that was found open: bool, shape (n_events,)."""
+    return (events["flags"] & np.uint32(EventFlag.ADOPTED)) != 0
+
+
+def is_transition(events: Events) -> NDArray[np.bool_]:
+    """Where an event is a transition, and neither a sample nor a socket that was found open: bool, shape (n_events,)."""
+    return (events["flags"] & np.uint32(EventFlag.SAMPLE | EventFlag.ADOPTED)) == 0
 
 
 def is_opening(events: Events) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from tracer.analysis import EndpointSummary, Summary
 from tracer.cadence import Cadence, Owner
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
-from tracer.events import N_STATES, EventBatch, EventFlag, Events, TcpState, is_sample, valid
+from tracer.events import N_STATES, EventBatch, EventFlag, Events, TcpState, is_transition, valid
 from tracer.findings import Finding, Suspect
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
@@ -113,18 +113,21 @@ _TRANSITION = (
 
 
 def transition_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool = False) -> list[str]:
-    """One line per transition, and with `samples` one per sample ("type": "sample"), in the order of the batch."""
+    """One line per transition, in the order of the batch.
+
+    With `samples` also one per sample ("type": "sample") and per socket that was found open ("type": "adopted").
+    """
     events: Events = batch.events
-    sample = is_sample(events)
     early_ns = np.zeros(len(events), np.uint64) if batch.early_ns is None else batch.early_ns
     if not samples:
-        events, early_ns, sample = events[~sample], early_ns[~sample], sample[~sample]
+        transition = is_transition(events)
+        events, early_ns = events[transition], early_ns[transition]
     label = _cached(lambda number: json.dumps(endpoints.get(number, f"endpoint {number}")))
     comm = _cached(lambda name: json.dumps(comm_text(name)))
     has_saddr = valid(events, "saddr").tolist()
     has_task = valid(events, "comm").tolist()
     columns = [
-        ["sample" if is_sample else "transition" for is_sample in sample.tolist()],
+        [_KIND_OF[flags & _NO_TRANSITION] for flags in events["flags"].tolist()],
         events["ts_ns"].tolist(),
         _times(events["ts_ns"], clock),
         events["skaddr"].tolist(),
@@ -147,6 +150,9 @@ def transition_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockO
     return [_TRANSITION(*row) for row in zip(*columns, strict=True)]
 
 
+_NO_TRANSITION = int(EventFlag.SAMPLE | EventFlag.ADOPTED)
+_KIND_OF = {0: "transition", int(EventFlag.SAMPLE): "sample", int(EventFlag.ADOPTED): "adopted", _NO_TRANSITION: "sample"}
+"""By the flags of no transition; no source sets both, but a capture may have been made by anybody."""
 _COUNTERS = ("bytes_received", "bytes_acked", "srtt_us", "retransmits", "unread_bytes", "idle_ms", "sk_err")
 
 _PREEXISTING = {1: "true", 0: "false", -1: "null"}
@@ -160,6 +166,7 @@ def _connection_line(
     lifetime_ns: int | str, close_reason: str, bytes_received: int | str, bytes_acked: int | str, retransmits: int | str,
     srtt_us: int | str, unread_bytes: int | str, idle_ms: int | str, sk_err: int | str, states: str, preexisting: str,
     gap: str, family: int, netns: int | str, cgroup_id: int | str, skaddr: int, first_seen_ns: int,
+    opened_early_ns: int, established_early_ns: int, closed_early_ns: int,
 ) -> str:  # fmt: skip
     return (
         f'{{"type": "connection", "endpoint": {endpoint}, "laddr": {laddr}, "lport": {lport}, "raddr": {raddr}, '
@@ -169,7 +176,9 @@ def _connection_line(
         f'"bytes_received": {bytes_received}, "bytes_acked": {bytes_acked}, "retransmits": {retransmits}, '
         f'"srtt_us": {srtt_us}, "unread_bytes": {unread_bytes}, "idle_ms": {idle_ms}, "sk_err": {sk_err}, '
         f'"states": {{{states}}}, "preexisting": {preexisting}, "gap": {gap}, "family": {family}, "netns": {netns}, '
-        f'"cgroup_id": {cgroup_id}, "skaddr": "{skaddr:#x}", "first_seen_ns": {first_seen_ns}}}'
+        f'"cgroup_id": {cgroup_id}, "skaddr": "{skaddr:#x}", "first_seen_ns": {first_seen_ns}, '
+        f'"opened_early_ns": {opened_early_ns}, "established_early_ns": {established_early_ns}, '
+        f'"closed_early_ns": {closed_early_ns}}}'
     )
 
 
@@ -202,6 +211,7 @@ def connection_lines(rows: Connections, endpoints: dict[int, str], clock: ClockO
             _or_null(rows["cgroup_id"]),
             rows["skaddr"].tolist(),
             rows["first_seen_ns"].tolist(),
+            *(rows[field].tolist() for field in ("opened_early_ns", "established_early_ns", "closed_early_ns")),
         )
     )
 

@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     _prepare_streams()
     verbose = False
     try:
-        options = build_parser().parse_args(arguments)
+        options = _parse(arguments)
         verbose = options.verbose
         command = importlib.import_module(f"tracer.commands.{options.command}")
         code = int(command.run(options))
@@ -128,8 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
         _print_error(str(error), verbose)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of a pipe left; nobody can be told anything there. Python must not try at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The reader of a pipe left; nobody can be told anything there.
+        _give_up_stdout()
         _print_error("standard output was closed by its reader; ended early", verbose)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -137,9 +137,24 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except OSError as error:
         # Standard output on a full disk, for one; a command's own files raise TracerError.
+        _give_up_stdout()
         where = f"{error.filename}: " if error.filename else ""
         _print_error(f"{where}{error.strerror or error}", verbose)
         return EXIT_FAILED
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options; where the parser has printed what was asked for instead, it is written out before anything else."""
+    try:
+        return build_parser().parse_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+
+
+def _give_up_stdout() -> None:
+    """What is still in its buffer can't be written; Python must not try that at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _prepare_streams() -> None:

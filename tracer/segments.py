@@ -126,19 +126,28 @@ def fill_times(
     rows: Rows,
     events: Events,
     ts_ns: NDArray[np.int64],
+    early_ns: NDArray[np.int64] | None,
     segment: NDArray[np.intp],
     segment_start: NDArray[np.intp],
 ) -> None:
-    """Bring the times of rows, shape (n_segments,), up to date with the events of their segments."""
+    """Bring the times of rows, shape (n_segments,), up to date with the events of their segments.
+
+    `early_ns`, shape (n_events,), says how much earlier each may have happened; None: all times are exact.
+    """
     new = events["new_state"]
     established = _last_of_each(np.flatnonzero((new == _ESTABLISHED) & (events["old_state"] != _ESTABLISHED)), segment)
     rows["established_ns"][segment[established]] = ts_ns[established]
     last = np.append(segment_start[1:], len(events)) - 1
     rows["last_ns"] = ts_ns[last]
     rows["closed_ns"] = np.where(new[last] == _CLOSE, ts_ns[last], -1)
-    for field, end, start in (("connect_ns", "established_ns", "opened_ns"), ("lifetime_ns", "closed_ns", "opened_ns")):
-        known = (rows[end] >= 0) & (rows[start] >= 0)
-        rows[field] = np.where(known, rows[end] - rows[start], -1)
+    if early_ns is not None:
+        rows["established_early_ns"][segment[established]] = early_ns[established]
+        rows["closed_early_ns"] = np.where(rows["closed_ns"] >= 0, early_ns[last], 0)
+    for field, end, start in (("connect", "established", "opened"), ("lifetime", "closed", "opened")):
+        span_ns = rows[f"{end}_ns"] - rows[f"{start}_ns"]
+        known = (rows[f"{end}_ns"] >= 0) & (rows[f"{start}_ns"] >= 0)
+        known &= (span_ns > 0) | (rows[f"{end}_early_ns"] == 0)  # both seen in one look: it may have been anything
+        rows[f"{field}_ns"] = np.where(known, span_ns, -1)
 
 
 def fill_states(
@@ -148,11 +157,17 @@ def fill_states(
     segment: NDArray[np.intp],
     previous_state: NDArray[np.uint8],
     begins: NDArray[np.bool_],
+    early_ns: NDArray[np.int64] | None,
 ) -> None:
-    """Add the time between two events that fit together to the state they share; mark the gap where they don't."""
+    """Add the time between two events that fit together to the state they share; mark the gap where they don't.
+
+    Of two that were seen in one look it is not known.
+    """
     fits = ~begins & (previous_state == old)
     missing = ~begins & ~fits
     rows["gap"][segment[missing]] = True
+    if early_ns is not None:
+        fits &= (since_previous_ns > 0) | (early_ns == 0)
     where = segment[fits] * N_STATES + old[fits]
     spent_ns = np.zeros(len(rows) * N_STATES, np.int64)
     np.add.at(spent_ns, where, since_previous_ns[fits])

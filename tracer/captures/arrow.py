@@ -22,11 +22,12 @@ from tracer.captures.ipc import Column, CutOffError, IpcError, IpcStream, Record
 from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
-from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, Events, is_sample, no_events, valid
+from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, Events, is_adopted, is_sample, no_events, valid
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import STATE_NAMES
 
-_KIND_TRANSITION, _KIND_SAMPLE, _KIND_LOSS, _KIND_NOTE, _KIND_CLOCK = 0, 1, 2, 3, 4
+_KIND_TRANSITION, _KIND_SAMPLE, _KIND_LOSS, _KIND_NOTE, _KIND_CLOCK, _KIND_ADOPTED = range(6)
+_EVENT_KINDS = (_KIND_TRANSITION, _KIND_SAMPLE, _KIND_ADOPTED)
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _FLUSH_EVENTS = 1 << 16
 _PREFIX = "regtrace."
@@ -154,8 +155,9 @@ class _Rows:
                 special["ts_ns"][-1] = batch.lost_until_ns
                 self.losses.append((row + len(special_kinds), batch.lost, batch.lost_since_ns))
                 special_kinds.append(_KIND_LOSS)
-            sample = is_sample(batch.events)
-            kinds += [np.array(special_kinds, np.uint8), np.where(sample, _KIND_SAMPLE, _KIND_TRANSITION).astype(np.uint8)]
+            own_kinds = np.where(is_sample(batch.events), _KIND_SAMPLE, _KIND_TRANSITION).astype(np.uint8)
+            own_kinds[is_adopted(batch.events)] = _KIND_ADOPTED
+            kinds += [np.array(special_kinds, np.uint8), own_kinds]
             own_early = np.zeros(len(batch), np.uint64) if batch.early_ns is None else batch.early_ns
             mark = np.zeros(int(batch.until_ns > 0), EVENT_DTYPE)
             mark["ts_ns"], mark["old_state"], mark["new_state"] = batch.until_ns, 7, 7
@@ -292,7 +294,7 @@ class ArrowTrace:
         kinds = batch.numbers("kind")
         events = _events(batch)
         early_ns = batch.numbers("early_ns")
-        special = np.flatnonzero(kinds >= _KIND_LOSS)
+        special = np.flatnonzero(~np.isin(kinds, _EVENT_KINDS))
         starts = [0, *(special + 1).tolist()]
         ends = [*special.tolist(), batch.rows]
         for index, (start, end) in enumerate(zip(starts, ends, strict=True)):

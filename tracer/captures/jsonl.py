@@ -27,6 +27,7 @@ _LINE_BYTES_MAX = 1 << 24
 _AF_INET, _AF_INET6 = 2, 10
 _U32, _U64 = 1 << 32, 1 << 64
 _WIRE_NAMES = {"lport": "sport", "rport": "dport"}
+_KINDS = {"transition": EventFlag(0), "sample": EventFlag.SAMPLE, "adopted": EventFlag.ADOPTED}
 _COPIED = (
     "cgroup_id", "netns", "pid", "bytes_received", "bytes_acked", "srtt_us", "retransmits", "unread_bytes", "idle_ms",
 )  # fmt: skip
@@ -127,8 +128,10 @@ class JsonTrace:
         loss = _NO_LOSS
         for line in self._objects():
             kind = line.get("type")
-            if kind in ("transition", "sample") or (kind is None and "new" in line):
-                events.append(self._event(line, kind == "sample"))
+            if isinstance(kind, str) and kind in _KINDS:
+                events.append(self._event(line, _KINDS[kind]))
+            elif kind is None and "new" in line:
+                events.append(self._event(line, EventFlag(0)))
             if kind == "end":
                 self._whole = True
             if kind == "endpoint":
@@ -212,18 +215,17 @@ class JsonTrace:
         except (TypeError, ValueError) as error:
             raise self._wrong(f"no clock mark: {error}") from error
 
-    def _event(self, line: dict[str, Any], sample: bool) -> tuple[np.void, int]:
+    def _event(self, line: dict[str, Any], kind: EventFlag) -> tuple[np.void, int]:
         try:
-            return self._parse_event(line, sample)
+            return self._parse_event(line, kind)
         except KeyError as error:
             raise self._wrong(f"field {error} is missing or has no such value") from error
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise self._wrong(str(error)) from error
 
-    def _parse_event(self, line: dict[str, Any], sample: bool) -> tuple[np.void, int]:
+    def _parse_event(self, line: dict[str, Any], flags: EventFlag) -> tuple[np.void, int]:
         row = np.zeros(1, EVENT_DTYPE)
         event = row[0]
-        flags = EventFlag.SAMPLE if sample else EventFlag(0)
         event["ts_ns"] = _integer(line["ts_ns"], "ts_ns", TS_NS_MAX)
         skaddr = line["skaddr"]
         event["skaddr"] = _integer(int(skaddr, 16) if isinstance(skaddr, str) else skaddr, "skaddr", _U64)

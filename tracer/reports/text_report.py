@@ -11,7 +11,7 @@ from tracer.analysis import Analysis, EndpointSummary, Progress, Summary
 from tracer.cadence import Cadence, Rhythm
 from tracer.clock import ClockOffset, rfc3339
 from tracer.connections import Connections
-from tracer.events import EventBatch, EventFlag, is_sample, valid
+from tracer.events import EventBatch, EventFlag, is_transition, valid
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
@@ -83,7 +83,7 @@ def _endpoint(endpoints: dict[int, str], number: int) -> str:
 
 def transition_texts(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
     """One line per transition: time, socket, endpoint, states, who was running."""
-    events = batch.events[~is_sample(batch.events)]
+    events = batch.events[is_transition(batch.events)]
     has_task = valid(events, "comm").tolist()
     lines = []
     for event, at, task in zip(events, _clock_texts(events["ts_ns"], clock), has_task, strict=True):

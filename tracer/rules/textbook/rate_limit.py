@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.connections import Connections
-from tracer.events import Events, TcpState, is_sample
+from tracer.events import Events, TcpState, is_transition
 from tracer.findings import Severity
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
@@ -49,7 +49,7 @@ class TextbookRateLimit(Rule[TextbookRateLimitThresholds]):
 
     def observe(self, events: Events, ended: Connections, view: View) -> None:
         """See `Rule`."""
-        index = np.flatnonzero((events["new_state"] == TcpState.CLOSE_WAIT) & ~is_sample(events))
+        index = np.flatnonzero((events["new_state"] == TcpState.CLOSE_WAIT) & is_transition(events))
         if not len(index):
             return
         kept = self.settings.close_wait_max
