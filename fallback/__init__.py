@@ -1,4 +1,1 @@
-"""Hosts without eBPF: polled /proc data and sock_diag events, as the same `EventBatch` that eBPF gives.
-
-Empty in this version: `tracer.source` knows no fallback yet and says so.
-"""
+"""Hosts without eBPF: sockets looked at through sock_diag and /proc, as the same `EventBatch` that eBPF gives."""

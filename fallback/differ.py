@@ -1,227 +1,362 @@
-"""From pictures to transitions: what must have happened to a socket between two looks at it. Pure.
+"""From looks to transitions: what must have happened to the sockets of a network namespace between two looks at it. Pure.
 
-Theory of operation. A picture shows states, not transitions. Where a socket's state changed, the transitions that can't have
-been skipped are made up for: ESTABLISHED then LAST_ACK was CLOSE_WAIT in between; one that is new and in CLOSE_WAIT was opened,
-established, and closed by the peer. Where there is more than one way (ESTABLISHED, then TIME_WAIT: by FIN_WAIT2 or by CLOSING;
-ESTABLISHED, then nothing: by anybody), the step in doubt is left out, and how the connection ended stays unknown. All of it
-happened in (previous picture, this picture]: events carry the time of this picture, and `early_ns` says how much earlier it may
-have been. TIME_WAIT is an end, as it is for the hook in the kernel, and what lingers in it is remembered so that it is not taken
-for a new connection.
+Theory of operation. A look is a picture of the sockets that are there, and, where sock_diag tells of them, the records of those
+that the kernel has freed since the last one. `fallback.ways` says which transitions lead from what was seen before to what is
+seen now. What a picture shows happened in (last picture, this one], what a record shows in (last read, when it was read]: events
+carry the latest time that is possible, and `early_ns` says how much earlier it may have been.
 
-A connection is told from the next one on the same ports by its inode, and by states that never follow each other. Each gets
-a number of its own for a socket address, so that nothing is confused by reuse.
+Sockets are told apart by their ends (namespace, addresses, ports); one on the same ends is another connection where its inode or
+cookie is another, or its state can't follow. Each connection gets a number of its own for a socket address, so that nothing is
+confused by reuse. What lingers in TIME_WAIT is remembered so that it is not taken for a new connection.
+
+A socket that is in no picture any more and of which no record came may have been reset while its process still holds it, or the
+record is on its way: where records come, it is given one more look.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fallback.sockets import Sockets, no_sockets
-from tracer.events import EVENT_DTYPE, EventFlag, Events, TcpState
+from fallback.diag_records import DiagFlag, Records
+from fallback.sockets import SOCKET_DTYPE, Sockets, no_sockets
+from fallback.steps import Differences, Steps
+from fallback.ways import INBOUND, WAYS, end
+from tracer.events import TcpState
 
 S = TcpState
-_FIRST_NUMBER, _NUMBER_STEP = 1 << 32, 64
+FIRST_NUMBER, NUMBER_STEP = 1 << 32, 64
 """Of made-up socket addresses: nothing like a kernel's, which begin with 0xffff."""
-_INBOUND = (S.LISTEN, S.SYN_RECV, S.NEW_SYN_RECV)
-_NEXT: dict[TcpState, dict[TcpState, tuple[TcpState, ...]]] = {
-    # from: {to: the states on the way, the last one included}; what is not there needs another connection
-    S.CLOSE: {
-        S.SYN_SENT: (S.SYN_SENT,),
-        S.ESTABLISHED: (S.SYN_SENT, S.ESTABLISHED),
-        S.CLOSE_WAIT: (S.SYN_SENT, S.ESTABLISHED, S.CLOSE_WAIT),
-        S.LAST_ACK: (S.SYN_SENT, S.ESTABLISHED, S.CLOSE_WAIT, S.LAST_ACK),
-        S.FIN_WAIT1: (S.SYN_SENT, S.ESTABLISHED, S.FIN_WAIT1),
-        S.FIN_WAIT2: (S.SYN_SENT, S.ESTABLISHED, S.FIN_WAIT1, S.FIN_WAIT2),
-        S.CLOSING: (S.SYN_SENT, S.ESTABLISHED, S.FIN_WAIT1, S.CLOSING),
-        S.TIME_WAIT: (S.SYN_SENT, S.ESTABLISHED, S.FIN_WAIT1, S.CLOSE),
-    },
-    S.SYN_SENT: {
-        S.ESTABLISHED: (S.ESTABLISHED,),
-        S.CLOSE_WAIT: (S.ESTABLISHED, S.CLOSE_WAIT),
-        S.LAST_ACK: (S.ESTABLISHED, S.CLOSE_WAIT, S.LAST_ACK),
-        S.FIN_WAIT1: (S.ESTABLISHED, S.FIN_WAIT1),
-        S.FIN_WAIT2: (S.ESTABLISHED, S.FIN_WAIT1, S.FIN_WAIT2),
-        S.CLOSING: (S.ESTABLISHED, S.FIN_WAIT1, S.CLOSING),
-        S.TIME_WAIT: (S.ESTABLISHED, S.FIN_WAIT1, S.CLOSE),
-    },
-    S.ESTABLISHED: {
-        S.CLOSE_WAIT: (S.CLOSE_WAIT,),
-        S.LAST_ACK: (S.CLOSE_WAIT, S.LAST_ACK),
-        S.FIN_WAIT1: (S.FIN_WAIT1,),
-        S.FIN_WAIT2: (S.FIN_WAIT1, S.FIN_WAIT2),
-        S.CLOSING: (S.FIN_WAIT1, S.CLOSING),
-        S.TIME_WAIT: (S.FIN_WAIT1, S.CLOSE),
-    },
-    S.CLOSE_WAIT: {S.LAST_ACK: (S.LAST_ACK,)},
-    S.FIN_WAIT1: {S.FIN_WAIT2: (S.FIN_WAIT2,), S.CLOSING: (S.CLOSING,), S.TIME_WAIT: (S.CLOSE,)},
-    S.FIN_WAIT2: {S.TIME_WAIT: (S.CLOSE,)},
-    S.CLOSING: {S.TIME_WAIT: (S.CLOSE,)},
-}
+_N_STATES = 16
+_HAS_WAY = np.zeros((_N_STATES, _N_STATES), bool)
+for _first, _ends in WAYS.items():
+    _HAS_WAY[_first, list(_ends)] = True
+TIMER_TIME_WAIT = 3
+_FIN_SEEN = (S.CLOSE_WAIT, S.LAST_ACK, S.CLOSING)
 
 
 @dataclass(frozen=True)
-class Differences:
-    """What happened between two pictures.
+class Look:
+    """What was seen of a namespace.
 
     Attributes:
-        events: EVENT_DTYPE, shape (n_events,), in the order of each connection's life; `endpoint_id` 0 and without an owner.
-        early_ns: uint64, shape (n_events,): how much earlier each may have happened.
-        inodes: uint64, shape (n_events,): the socket's inode, to find its owner by; 0 unknown.
+        sockets: SOCKET_DTYPE, those that are watched; those that listen or were opened from outside are passed over.
+        taken_ns: boottime at which the picture was begun.
+        counters: DIAG_DTYPE, aligned with `sockets`; None where there are none (/proc).
+        ended: DIAG_DTYPE: watched sockets that the kernel has freed and that were not in this picture any more.
+        ended_since_ns: int64, shape (n_ended,): boottime after which each ended; its `received_ns` is the latest.
     """
 
-    events: Events
-    early_ns: NDArray[np.uint64]
-    inodes: NDArray[np.uint64]
+    sockets: Sockets
+    taken_ns: int
+    counters: Records | None = None
+    ended: Records | None = None
+    ended_since_ns: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The sockets of a picture, sorted by key. All arrays have shape (n_sockets,)."""
+
+    rows: Sockets
+    keys: NDArray[np.uint64]
+    numbers: NDArray[np.uint64]
+    seen_ns: NDArray[np.int64]  # boottime of the last picture that it was in
+    missed: NDArray[np.bool_]  # it was not in the latest one
+
+    def where(self, kept: NDArray[np.bool_]) -> _Table:
+        return _Table(self.rows[kept], self.keys[kept], self.numbers[kept], self.seen_ns[kept], self.missed[kept])
+
+
+def _empty() -> _Table:
+    return _Table(no_sockets(), np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, bool))
+
+
+def numbers_from(first: int = FIRST_NUMBER) -> Callable[[int], NDArray[np.uint64]]:
+    """Gives so many numbers for connections at each call, never one twice."""
+    following = first
+
+    def take(count: int) -> NDArray[np.uint64]:
+        nonlocal following
+        taken = following + NUMBER_STEP * np.arange(count, dtype=np.uint64)
+        following += NUMBER_STEP * count
+        return taken.astype(np.uint64)
+
+    return take
 
 
 class Differ:
-    """Compares each picture with the one before.
+    """Compares each look at a namespace with the one before.
 
-    The first picture is taken as it is: what is open then was opened before, and its first transition will say so.
+    The first one is taken as it is: what is open then was opened before, and is told as adopted.
     """
 
-    def __init__(self) -> None:
-        self._before: Sockets = no_sockets()
-        self._keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._numbers: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._taken_ns = -1
-        self._next_number = _FIRST_NUMBER
-
-    def __len__(self) -> int:
-        """Sockets in the latest picture."""
-        return len(self._before)
-
-    def take(self, picture: Sockets, taken_ns: int) -> Differences:
-        """The next picture, of the same namespaces as the one before.
+    def __init__(self, numbers: Callable[[int], NDArray[np.uint64]] | None = None, with_records: bool = False) -> None:
+        """Begin.
 
         Args:
-            picture: SOCKET_DTYPE, the watched sockets; those that listen or were opened from outside are passed over.
-            taken_ns: boottime at which it was begun.
+            numbers: gives numbers to connections; differs of several namespaces share one.
+            with_records: records of ended sockets come, so that a socket that is gone without one is waited for.
         """
-        picture = picture[~np.isin(picture["state"], _INBOUND)]
-        keys = _keys(picture)
-        order = np.argsort(keys, kind="stable")
-        picture, keys = picture[order], keys[order]
-        if len(keys) > 1 and (keys[1:] == keys[:-1]).any():  # /proc is no snapshot: a socket may be listed twice
-            last = np.append(keys[1:] != keys[:-1], True)
-            picture, keys = picture[last], keys[last]
+        self._numbers = numbers or numbers_from()
+        self._with_records = with_records
+        self._before = _empty()
+        self._taken_ns = -1
+        self._widened = False
+
+    def __len__(self) -> int:
+        """Connections that are open, as far as is known."""
+        return int((self._before.rows["state"] != S.TIME_WAIT).sum())
+
+    @property
+    def inodes(self) -> NDArray[np.uint64]:
+        """Inodes of the sockets in the latest picture that have one."""
+        inodes = self._before.rows["inode"]
+        return np.asarray(inodes[inodes != 0], np.uint64)
+
+    @property
+    def cookies(self) -> NDArray[np.uint64]:
+        """Cookies of the sockets that are open, as far as is known; 0 where a socket's is not."""
+        return np.asarray(self._before.rows["cookie"], np.uint64)
+
+    def note_quiet(self, until_ns: int) -> None:
+        """Nothing was opened up to a boottime, as the kernel's counter says; for a namespace with nothing open."""
+        if self._taken_ns >= 0:
+            self._taken_ns = max(self._taken_ns, until_ns)
+
+    def rewatch(self, is_watched: Callable[[Sockets], NDArray[np.bool_]]) -> None:
+        """Other remotes are watched from now on: what is not any more is forgotten, what the next look shows was open before."""
+        self._before = self._before.where(is_watched(self._before.rows))
+        self._widened = True
+
+    def take(self, look: Look, sampled: frozenset[int] = frozenset()) -> Differences:
+        """The next look.
+
+        Args:
+            look: of the same namespace, and of all that is watched.
+            sampled: numbers of connections whose counters are wanted; those that are established and have any are told.
+        """
+        now, counters = self._table(look)
+        steps = Steps()
         first = self._taken_ns < 0
-        steps = [] if first else self._compare(picture, keys)
-        numbers = self._numbers_for(picture, keys, steps, first)
-        self._before, self._keys, self._numbers = picture, keys, numbers
-        early_ns = 0 if first else max(taken_ns - self._taken_ns, 0)
-        self._taken_ns = taken_ns
-        return _differences(steps, taken_ns, early_ns)
-
-    def _compare(self, picture: Sockets, keys: NDArray[np.uint64]) -> list[_Step]:
-        """What changed; sockets that are as they were cost no Python."""
-        before, known = self._before, self._keys
-        at = np.minimum(np.searchsorted(known, keys), max(len(known) - 1, 0))
-        had = known[at] == keys if len(known) else np.zeros(len(keys), bool)
-        same = had.copy()
-        same[had] = (before["state"][at[had]] == picture["state"][had]) & ~_other_inode(
-            before["inode"][at[had]], picture["inode"][had]
-        )
-        steps = []
-        for index in np.flatnonzero(~same).tolist():
-            row = picture[index]
-            old = before[int(at[index])] if had[index] else None
-            number = int(self._numbers[int(at[index])]) if had[index] else 0
-            steps += self._changed(old, number, row, index)
-        gone = np.flatnonzero(~np.isin(known, keys, assume_unique=True))
-        steps += [
-            _Step(before[index], int(self._numbers[index]), (S(int(before["state"][index])), S.CLOSE), -1)
-            for index in gone.tolist()
-            if before["state"][index] != S.TIME_WAIT
-        ]
-        return steps
-
-    def _changed(self, old: Sockets | None, number: int, row: Sockets, index: int) -> list[_Step]:
-        """The steps of one socket that is new or not as it was."""
-        new_state = S(int(row["state"]))
-        if old is None:
-            return self._opened(row, new_state, index)
-        old_state = S(int(old["state"]))
-        way = _NEXT.get(old_state, {}).get(new_state)
-        if way is not None and not _other_inode(old["inode"], row["inode"]):
-            return [_Step(row, number, (old_state, *way), index)]
-        ended = [] if old_state is S.TIME_WAIT else [_Step(old, number, (old_state, S.CLOSE), -1)]
-        return ended + self._opened(row, new_state, index)
-
-    def _opened(self, row: Sockets, state: TcpState, index: int) -> list[_Step]:
-        way = _NEXT[S.CLOSE].get(state)
-        if way is None:  # CLOSE: bound and not connected
-            return []
-        return [_Step(row, self._new_number(), (S.CLOSE, *way), index)]
-
-    def _new_number(self) -> int:
-        number = self._next_number
-        self._next_number += _NUMBER_STEP
-        return number
-
-    def _numbers_for(self, picture: Sockets, keys: NDArray[np.uint64], steps: list[_Step], first: bool) -> NDArray[np.uint64]:
-        """The number of each socket of a picture: as before, or its new one."""
-        numbers = np.zeros(len(keys), np.uint64)
+        settled = self._end(look, now, steps)
         if first:
-            numbers[:] = [self._new_number() for _ in range(len(keys))]
-            return numbers
-        if len(self._keys):
-            at = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-            numbers = np.where(self._keys[at] == keys, self._numbers[at], numbers)
-        for step in steps:
-            if step.index >= 0:
-                numbers[step.index] = step.number
-        return numbers
+            self._adopt(now, counters, steps, settled, look.taken_ns)
+        else:
+            if self._widened:
+                self._widen(now, counters, steps, look.taken_ns)
+            now = self._compare(now, counters, steps, settled, look.taken_ns)
+            self._sample(now, counters, steps, sampled, look.taken_ns)
+        self._before, self._taken_ns = now, look.taken_ns
+        return steps.differences()
+
+    def _table(self, look: Look) -> tuple[_Table, Records | None]:
+        """The picture in the order of its keys, its numbers not yet given, and its counters in the same order."""
+        rows = look.sockets.copy()
+        # A FIN_WAIT2 with the timer of TIME_WAIT is what the kernel has left of a socket that its process closed long ago.
+        rows["state"][rows["timer"] == TIMER_TIME_WAIT] = S.TIME_WAIT
+        index = np.flatnonzero(~np.isin(rows["state"], (*INBOUND, S.CLOSE)))
+        keys = keys_of(rows[index])
+        order = np.argsort(keys, kind="stable")
+        index, keys = index[order], keys[order]
+        if len(keys) > 1:  # /proc is no snapshot: a socket may be listed twice
+            last = np.append(keys[1:] != keys[:-1], True)
+            index, keys = index[last], keys[last]
+        count = len(keys)
+        table = _Table(rows[index], keys, np.zeros(count, np.uint64), np.full(count, look.taken_ns), np.zeros(count, bool))
+        return table, None if look.counters is None else look.counters[index]
+
+    def _end(self, look: Look, now: _Table, steps: Steps) -> NDArray[np.uint64]:
+        """Tell of the sockets that were freed; the keys of what lingers of them, which is nothing new."""
+        if look.ended is None or look.ended_since_ns is None or not len(look.ended):
+            return np.zeros(0, np.uint64)
+        records, since_ns, before = look.ended, look.ended_since_ns, self._before
+        at, known = _find(before.rows["cookie"], records["cookie"])
+        known &= records["cookie"] != 0
+        rows = sockets_of(records)
+        rows[known] = before.rows[at[known]]
+        keys = keys_of(rows)
+        lingers = np.isin(keys, now.keys[now.rows["state"] == S.TIME_WAIT])
+        state = np.where(known, rows["state"], S.CLOSE)
+        established = records["flags"] & np.uint32(DiagFlag.ESTABLISHED) != 0
+        if self._taken_ns < 0:  # nobody knows when they were opened
+            state = np.where(established, S.ESTABLISHED, S.SYN_SENT)
+        fin_acked = records["flags"] & np.uint32(DiagFlag.FIN_ACKED) != 0
+        numbers = np.zeros(len(records), np.uint64)
+        numbers[known] = before.numbers[at[known]]
+        numbers[~known] = self._numbers(int((~known).sum()))
+        seen_ns = np.full(len(records), max(self._taken_ns, 0))
+        seen_ns[known] = before.seen_ns[at[known]]
+        received_ns = records["received_ns"]
+        early_ns = np.maximum(received_ns - seen_ns, 0)
+        last_early_ns = np.minimum(early_ns, np.maximum(received_ns - since_ns, 0))
+        if self._taken_ns < 0:
+            early_ns = last_early_ns
+        code = ((state.astype(np.int64) * 2 + established) * 2 + fin_acked) * 2 + lingers
+        for each in np.unique(code).tolist():
+            own = np.flatnonzero(code == each)
+            first = S(each >> 3)
+            way = end(first, bool(each & 4), bool(each & 2), bool(each & 1))
+            fin_counted = np.isin(rows["state"][own], _FIN_SEEN) & known[own] | (S.CLOSE_WAIT in way)
+            group = (rows[own], numbers[own], first, way, received_ns[own], early_ns[own])
+            steps.add(*group, last_early_ns=last_early_ns[own], counters=records[own], fin_counted=fin_counted)
+        left = np.ones(len(before.keys), bool)
+        left[at[known]] = False
+        self._before = before.where(left)
+        return keys[lingers]
+
+    def _adopt(self, now: _Table, counters: Records | None, steps: Steps, settled: NDArray[np.uint64], taken_ns: int) -> None:
+        """What is open at the first look."""
+        self._tell_open(now, counters, steps, ~np.isin(now.keys, settled), taken_ns)
+
+    def _widen(self, now: _Table, counters: Records | None, steps: Steps, taken_ns: int) -> None:
+        """What is seen for the first time since more is watched; it is as if it had been there before."""
+        new = ~np.isin(now.keys, self._before.keys)
+        self._tell_open(now, counters, steps, new, taken_ns)
+        joined = [np.concatenate(each) for each in zip(_columns(self._before), _columns(now.where(new)), strict=True)]
+        order = np.argsort(joined[1], kind="stable")
+        self._before = _Table(*(each[order] for each in joined))
+        self._widened = False
+
+    def _tell_open(self, now: _Table, counters: Records | None, steps: Steps, wanted: NDArray[np.bool_], taken_ns: int) -> None:
+        """Adopt those that are wanted and don't linger only; all of them get numbers."""
+        now.numbers[wanted] = self._numbers(int(wanted.sum()))
+        live = (now.rows["state"] != S.TIME_WAIT) & wanted
+        for state in np.unique(now.rows["state"][live]).tolist():
+            own = np.flatnonzero(live & (now.rows["state"] == state))
+            group = (
+                now.rows[own],
+                now.numbers[own],
+                S(state),
+                (S(state),),
+                np.full(len(own), taken_ns),
+                np.zeros(len(own), np.int64),
+            )
+            steps.add(*group, counters=None if counters is None else counters[own], adopted=True)
+
+    def _compare(self, now: _Table, counters: Records | None, steps: Steps, settled: NDArray[np.uint64], taken_ns: int) -> _Table:
+        """What changed between the pictures; the table to compare the next one with."""
+        before = self._before
+        at, had = _find(before.keys, now.keys)
+        other = had.copy()
+        other[had] = _differ(before.rows[at[had]], now.rows[had])
+        old_state = np.where(had, before.rows["state"][at] if len(before.keys) else S.CLOSE, S.CLOSE)
+        new_state = now.rows["state"]
+        seen = ~np.isin(now.keys, settled)
+        goes_on = had & ~other & (_HAS_WAY[old_state, new_state] | (old_state == new_state))
+        now.numbers[had] = before.numbers[at[had]]
+        gone = np.flatnonzero(~np.isin(before.keys, now.keys, assume_unique=True) & (before.rows["state"] != S.TIME_WAIT))
+        waiting = gone[~before.missed[gone]] if self._with_records else gone[:0]
+        # what is over comes first: others have its ends now
+        over = np.concatenate([at[had & ~goes_on & seen], np.setdiff1d(gone, waiting, assume_unique=True)])
+        self._vanish(before, over, steps, taken_ns)
+        opened = seen & ~goes_on & _HAS_WAY[S.CLOSE, new_state]
+        now.numbers[opened] = self._numbers(int(opened.sum()))
+        changed = seen & goes_on & (old_state != new_state)
+        first = np.where(opened, S.CLOSE, old_state)
+        code = np.where(opened | changed, first.astype(np.int64) * _N_STATES + new_state, -1)
+        for each in np.unique(code[code >= 0]).tolist():
+            states = S(each // _N_STATES), S(each % _N_STATES)
+            own = np.flatnonzero(code == each)
+            since_ns = np.where(opened[own], self._taken_ns, before.seen_ns[at[own]] if len(before.keys) else 0)
+            own_counters = None if counters is None else counters[own]
+            times = (np.full(len(own), taken_ns), taken_ns - since_ns)
+            way = WAYS[states[0]][states[1]]
+            steps.add(now.rows[own], now.numbers[own], states[0], way, *times, counters=own_counters)
+        return _with_missed(now, before, waiting)
+
+    @staticmethod
+    def _vanish(before: _Table, index: NDArray[np.intp], steps: Steps, taken_ns: int) -> None:
+        """They are gone; nothing says how they ended."""
+        index = index[before.rows["state"][index] != S.TIME_WAIT]
+        for state in np.unique(before.rows["state"][index]).tolist():
+            own = index[before.rows["state"][index] == state]
+            early_ns = taken_ns - before.seen_ns[own]
+            steps.add(before.rows[own], before.numbers[own], S(state), (S.CLOSE,), np.full(len(own), taken_ns), early_ns)
+
+    @staticmethod
+    def _sample(now: _Table, counters: Records | None, steps: Steps, sampled: frozenset[int], taken_ns: int) -> None:
+        """The counters of established connections that are wanted."""
+        if not sampled:
+            return
+        index = np.flatnonzero((now.rows["state"] == S.ESTABLISHED) & ~now.missed)
+        index = index[[int(number) in sampled for number in now.numbers[index]]] if len(index) else index
+        if len(index):
+            in_picture = np.flatnonzero(~now.missed)
+            own = None if counters is None else counters[np.searchsorted(in_picture, index)]
+            times = (np.full(len(index), taken_ns), np.zeros(len(index), np.int64))
+            steps.add(now.rows[index], now.numbers[index], S.ESTABLISHED, (S.ESTABLISHED,), *times, counters=own, sample=True)
 
 
-@dataclass(frozen=True)
-class _Step:
-    """A way that one connection went: its row, its number, the states in order, its place in the new picture (-1: not in it)."""
-
-    row: Sockets
-    number: int
-    states: tuple[TcpState, ...]
-    index: int
+def _columns(table: _Table) -> tuple[NDArray[Any], ...]:
+    return table.rows, table.keys, table.numbers, table.seen_ns, table.missed
 
 
-def _other_inode(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether two sockets can't be one: both have an inode, and not the same; one that its process has closed has none."""
-    return np.asarray((one != other) & (one != 0) & (other != 0), bool)
+def _with_missed(now: _Table, before: _Table, waiting: NDArray[np.intp]) -> _Table:
+    """A table with those that are given one more look."""
+    if not len(waiting):
+        return now
+    keys = np.concatenate([now.keys, before.keys[waiting]])
+    order = np.argsort(keys, kind="stable")
+    return _Table(
+        np.concatenate([now.rows, before.rows[waiting]])[order],
+        keys[order],
+        np.concatenate([now.numbers, before.numbers[waiting]])[order],
+        np.concatenate([now.seen_ns, before.seen_ns[waiting]])[order],
+        np.concatenate([now.missed, np.ones(len(waiting), bool)])[order],
+    )
 
 
-def _keys(picture: Sockets) -> NDArray[np.uint64]:
-    """A 64-bit hash of each socket's namespace, addresses and ports, shape (n_sockets,)."""
-    keys = picture["netns"].astype(np.uint64)
-    ports = picture["lport"].astype(np.uint64) << np.uint64(16) | picture["rport"].astype(np.uint64)
-    local = np.ascontiguousarray(picture["laddr"]).view(np.uint64).reshape(len(picture), 2)
-    remote = np.ascontiguousarray(picture["raddr"]).view(np.uint64).reshape(len(picture), 2)
+def _find(known: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """For each wanted value, an index at which it is among the known (in any order), and whether it is there at all."""
+    if not len(known):
+        return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), bool)
+    order = np.argsort(known, kind="stable")
+    at = order[np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)]
+    return at, known[at] == wanted
+
+
+def _differ(one: Sockets, other: Sockets) -> NDArray[np.bool_]:
+    """Whether two sockets on the same ends can't be one: they have an inode or cookie each, and not the same.
+
+    One that its process has closed has no inode any more; TIME_WAIT has another cookie than the socket it was.
+    """
+    differ = np.zeros(len(one), bool)
+    for field in ("inode", "cookie"):
+        mine, others = one[field], other[field]
+        unlike = (mine != others) & (mine != 0) & (others != 0)
+        if field == "cookie":
+            unlike &= (one["state"] != S.TIME_WAIT) & (other["state"] != S.TIME_WAIT)
+        differ |= unlike
+    return differ
+
+
+def sockets_of(records: Records) -> Sockets:
+    """sock_diag's records as rows of a picture."""
+    rows = np.zeros(len(records), SOCKET_DTYPE)
+    for field in ("inode", "cookie", "laddr", "raddr", "uid", "retransmits", "lport", "rport", "family", "state", "timer"):
+        rows[field] = records[field]
+    rows["rx_queue"] = records["unread_bytes"]
+    return rows
+
+
+def keys_of(rows: Sockets) -> NDArray[np.uint64]:
+    """A 64-bit hash of each socket's addresses and ports, shape (n_sockets,)."""
+    keys = rows["lport"].astype(np.uint64) << np.uint64(16) | rows["rport"].astype(np.uint64)
     with np.errstate(over="ignore"):
-        for part in (local[:, 0], local[:, 1], remote[:, 0], remote[:, 1], ports):
+        for part in _words(rows["laddr"], rows["raddr"]):
             keys = (keys ^ part) * np.uint64(0x9E3779B97F4A7C15)
             keys ^= keys >> np.uint64(29)
     return keys
 
 
-def _differences(steps: list[_Step], taken_ns: int, early_ns: int) -> Differences:
-    """Ways as events: all at the time of the picture."""
-    made = [(step, old, new) for step in steps for old, new in zip(step.states[:-1], step.states[1:], strict=True)]
-    events = np.zeros(len(made), EVENT_DTYPE)
-    inodes = np.zeros(len(made), np.uint64)
-    for event, (step, old, new) in zip(events, made, strict=True):
-        row = step.row
-        event["ts_ns"], event["skaddr"], event["netns"] = taken_ns, step.number, row["netns"]
-        event["saddr"], event["daddr"], event["family"] = row["laddr"], row["raddr"], row["family"]
-        event["sport"], event["dport"] = row["lport"], row["rport"]
-        event["old_state"], event["new_state"] = old, new
-        flags = EventFlag.HAS_SADDR | (EventFlag.HAS_NETNS if row["netns"] else EventFlag(0))
-        flags |= EventFlag.HAS_SPORT if row["lport"] else EventFlag(0)
-        if (old, new) == (S.ESTABLISHED, S.CLOSE_WAIT) and row["state"] == S.CLOSE_WAIT and row["rx_queue"]:
-            event["unread_bytes"] = row["rx_queue"] - 1  # the FIN, which nobody has read, counts as a byte
-            flags |= EventFlag.HAS_UNREAD
-        event["flags"] = flags
-    if made:
-        inodes[:] = [int(step.row["inode"]) for step, _, _ in made]
-    return Differences(events, np.full(len(made), early_ns, np.uint64), inodes)
+def _words(*addresses: NDArray[np.uint8]) -> Iterator[NDArray[np.uint64]]:
+    """Addresses, shape (n, 16) bytes, as two words each."""
+    for address in addresses:
+        words = np.ascontiguousarray(address).view(np.uint64).reshape(len(address), 2)
+        yield words[:, 0]
+        yield words[:, 1]

@@ -76,6 +76,11 @@ def summary(lines: list[Line]) -> Line:
     return lines[-1]
 
 
+def since_the_start(lines: list[Line]) -> list[Line]:
+    """Without the connections that were open before."""
+    return [line for line in lines if line["type"] != "connection" or line["preexisting"] is False]
+
+
 def one(lines: list[Line]) -> Line:
     """The only connection."""
     found = connections(lines)

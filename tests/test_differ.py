@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallback.differ import Differ, Differences
+from fallback.differ import Differ, Look
 from fallback.sockets import SOCKET_DTYPE, Sockets
+from fallback.steps import Differences
 from tests.traces import MS, PATHS, SECOND, v4
 from tracer.connections import ConnectionTracker
-from tracer.events import EVENT_DTYPE, TcpState
+from tracer.events import EVENT_DTYPE, TcpState, is_adopted
 from tracer.lifecycle import KNOWN, REASON_NAMES, CloseReason
 
 S = TcpState
@@ -40,12 +41,15 @@ def after(*pictures: Sockets) -> Differences:
     """What the last of some pictures, a second apart, brought."""
     differ = Differ()
     for number, each in enumerate(pictures):
-        found = differ.take(each, (number + 1) * SECOND)
+        found = differ.take(Look(each, (number + 1) * SECOND))
     return found
 
 
-def test_the_first_picture_makes_no_events() -> None:
-    assert not len(after(picture(socket(S.ESTABLISHED), socket(S.TIME_WAIT, lport=2))).events)
+def test_what_is_open_at_first_is_adopted_and_what_lingers_is_not() -> None:
+    events = after(picture(socket(S.ESTABLISHED), socket(S.TIME_WAIT, lport=2))).events
+    assert events["sport"].tolist() == [40_000]
+    assert is_adopted(events).all()
+    assert (events["old_state"] == S.ESTABLISHED).all()
 
 
 def test_a_socket_that_is_as_it_was_makes_none() -> None:
@@ -77,7 +81,7 @@ def test_what_listens_or_was_opened_from_outside_is_no_connection_to_a_registry(
 def test_how_a_vanished_connection_ended_stays_unknown() -> None:
     differ, tracker = Differ(), ConnectionTracker()
     for at_ns, each in ((1, picture()), (2, picture(socket(S.ESTABLISHED))), (3, picture())):
-        ended = tracker.feed(differ.take(each, at_ns * SECOND).events).ended
+        ended = tracker.feed(differ.take(Look(each, at_ns * SECOND)).events).ended
     assert REASON_NAMES[ended["close_reason"][0]] == "unknown"
 
 
@@ -85,7 +89,7 @@ def test_how_a_vanished_connection_ended_stays_unknown() -> None:
 def test_who_closed_is_known_where_the_state_tells(seen: TcpState, reason: str) -> None:
     differ, tracker = Differ(), ConnectionTracker()
     ended = [
-        tracker.feed(differ.take(each, at_ns * SECOND).events).ended
+        tracker.feed(differ.take(Look(each, at_ns * SECOND)).events).ended
         for at_ns, each in enumerate((picture(), picture(socket(S.ESTABLISHED)), picture(socket(seen)), picture()), 1)
     ]
     assert [REASON_NAMES[row["close_reason"]] for rows in ended for row in rows] == [reason]
@@ -117,8 +121,8 @@ def test_unread_bytes_leave_out_the_fin() -> None:
 
 def test_events_say_how_much_earlier_they_may_have_been() -> None:
     differ = Differ()
-    differ.take(picture(), 5 * SECOND)
-    found = differ.take(picture(socket(S.ESTABLISHED)), 5 * SECOND + 80 * MS)
+    differ.take(Look(picture(), 5 * SECOND))
+    found = differ.take(Look(picture(socket(S.ESTABLISHED)), 5 * SECOND + 80 * MS))
     assert found.early_ns.tolist() == [80 * MS, 80 * MS]
     assert set(found.events["ts_ns"].tolist()) == {5 * SECOND + 80 * MS}
 
@@ -166,13 +170,13 @@ PACES = st.lists(st.integers(1, 300), min_size=1, max_size=12)
 def test_any_life_at_any_pace_gives_a_consistent_connection(lives: list[Life], pace_ms: list[int]) -> None:
     """No transition that TCP does not make; no connection too many; nobody blamed who did not close."""
     differ, tracker = Differ(), ConnectionTracker()
-    differ.take(picture(), 0)
+    differ.take(Look(picture(), 0))
     at_ms, ended, events = -1, [], np.zeros(0, EVENT_DTYPE)
     for step_ms in [*pace_ms, 5000]:
         at_ms += step_ms
         shown = [(number, life.state_at(at_ms)) for number, life in enumerate(lives)]
         rows = [socket(state, lport=1000 + number, inode=100 + number) for number, state in shown if state is not S.CLOSE]
-        found = differ.take(picture(*rows), (at_ms + 1) * MS)
+        found = differ.take(Look(picture(*rows), (at_ms + 1) * MS))
         events = np.concatenate([events, found.events])
         ended += [(int(row["lport"]), CloseReason(row["close_reason"])) for row in tracker.feed(found.events).ended]
     assert KNOWN[events["old_state"], events["new_state"]].all()
@@ -187,7 +191,7 @@ def test_any_life_at_any_pace_gives_a_consistent_connection(lives: list[Life], p
 @given(LIVES, PACES)
 def test_events_of_one_socket_address_are_one_connection(lives: list[Life], pace_ms: list[int]) -> None:
     differ = Differ()
-    differ.take(picture(), 0)
+    differ.take(Look(picture(), 0))
     at_ms, owner = -1, {}
     for step_ms in [*pace_ms, 5000]:
         at_ms += step_ms
@@ -196,5 +200,5 @@ def test_events_of_one_socket_address_are_one_connection(lives: list[Life], pace
             for number, life in enumerate(lives)
             if life.state_at(at_ms) is not S.CLOSE
         ]
-        for event in differ.take(picture(*rows), (at_ms + 1) * MS).events:
+        for event in differ.take(Look(picture(*rows), (at_ms + 1) * MS)).events:
             assert owner.setdefault(int(event["skaddr"]), int(event["sport"])) == int(event["sport"])

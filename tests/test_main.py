@@ -703,9 +703,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     "command", [("watch",), ("record", "/tmp/regtrace-never-created.arrows")], ids=lambda command: command[0]
 )
-@pytest.mark.parametrize("source", ["auto", "ebpf"])
-def test_without_privilege_it_says_what_is_missing_and_what_to_do(command: tuple[str, ...], source: str) -> None:
-    done = as_nobody(*command, "--registry", UNUSED, "--source", source, "--duration", "0.1")
+def test_ebpf_without_privilege_says_what_is_missing_and_what_to_do(command: tuple[str, ...]) -> None:
+    done = as_nobody(*command, "--registry", UNUSED, "--source", "ebpf", "--duration", "0.1")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.search(r"eBPF is not available: .*CAP_BPF.*; .*sudo", done.stderr)
     assert_one_line(done.stderr)
+
+
+@needs_root
+def test_without_privilege_the_next_best_source_is_taken_and_what_it_lacks_is_said() -> None:
+    done = as_nobody("watch", "--json", "--registry", UNUSED, "--duration", "0.1")
+    assert done.returncode == 0
+    start = json.loads(done.stdout.splitlines()[0])
+    assert start["source"] == "polled"
+    assert re.search(r"CAP_BPF", start["why"])
+    assert "owners are known of this user's own processes only" in start["why"]
+    assert start["why"] in done.stderr

@@ -607,7 +607,7 @@ def test_what_rests_on_absence_is_withheld_where_events_were_lost() -> None:
     assert judge(events, 5).opened("auth-failure")
     found = judge(events, 5, lost=(4, 0.02, 0.055))
     assert not found.opened("auth-failure")
-    assert "lost" in found.abstained["auth-failure"]
+    assert "missed" in found.abstained["auth-failure"]
 
 
 def test_a_loss_before_the_evidence_withholds_nothing() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import skip_or_fail
-from tests.live import connections, one, read_all, serving, summary, watching
+from tests.live import connections, one, read_all, serving, since_the_start, summary, watching
 
 pytestmark = pytest.mark.ebpf
 
@@ -168,7 +168,7 @@ def test_unanswered_syn_that_is_given_up_is_aborted() -> None:
                 client.settimeout(0.5)
                 with pytest.raises(TimeoutError):
                     client.connect(("127.0.0.1", port))
-            row = one(running.stop())
+            row = one(since_the_start(running.stop()))
     assert (row["close_reason"], row["sk_err"]) == ("aborted", 0)
     assert row["lifetime_ns"] >= 450_000_000
     assert set(row["states"]) == {"SYN_SENT"}
@@ -185,7 +185,7 @@ def test_unanswered_syn_that_is_still_waiting_is_open_in_syn_sent() -> None:
             client.setblocking(False)
             assert client.connect_ex(("127.0.0.1", port)) == errno.EINPROGRESS
             local = client.getsockname()[1]
-            row = one(running.stop())
+            row = one(since_the_start(running.stop()))
     assert row["close_reason"] == "open"
     assert list(row["states"]) == ["SYN_SENT"]
     assert (row["lport"], row["pid"]) == (local, os.getpid())

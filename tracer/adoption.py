@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.events import Events, is_opening, is_sample, valid
+from tracer.events import Events, TcpState, is_opening, is_sample, valid
 
 Rows = NDArray[np.void]
 """A structured array of connections.CONNECTION_DTYPE."""
@@ -39,6 +39,20 @@ def _ends(
     found["lport"], found["rport"] = np.maximum(lport, 0), np.maximum(rport, 0)
     complete = (lport > 0) & (rport > 0) & (netns > 0) & laddr.any(axis=1)
     return [ends.tobytes() if known else b"" for ends, known in zip(found, complete.tolist(), strict=True)]
+
+
+def still_open(found: Events, events: Events) -> Events:
+    """Of sockets that were found open, those that are not known to have ended, or to have been opened, by later events.
+
+    Where an attempt is under way to the same remote side, one in SYN_SENT may be it: an opening does not show its own port yet.
+    """
+    closed = set(_ends_of_events(events[events["new_state"] == TcpState.CLOSE]))
+    attempts = {bytes(event["daddr"].tobytes()) + int(event["dport"]).to_bytes(2, "big") for event in events[is_opening(events)]}
+    kept = [ends not in closed for ends in _ends_of_events(found)]
+    for index in np.flatnonzero(found["new_state"] == TcpState.SYN_SENT).tolist():
+        remote = found["daddr"][index].tobytes() + int(found["dport"][index]).to_bytes(2, "big")
+        kept[index] = kept[index] and remote not in attempts
+    return np.asarray(found[np.array(kept, bool)], found.dtype)
 
 
 class Adopted:

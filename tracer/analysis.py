@@ -33,9 +33,9 @@ CHUNK_EVENTS = 1 << 15
 
 @dataclass(frozen=True)
 class Loss:
-    """Events lost in the boottime interval [since_ns, until_ns)."""
+    """Events lost in the boottime interval [since_ns, until_ns); None: nobody knows how many."""
 
-    lost: int
+    lost: int | None
     since_ns: int
     until_ns: int
 
@@ -80,7 +80,8 @@ class Summary:
 
     `first_ns`, `last_ns`: boottime of the first and last event, -1 if there was none. `gaps`: connections with missing
     transitions; without loss, the kernel did not show them to the program. `findings`: those that are open; `episodes`: how
-    many there were in all. `abstained`: rules that could not judge, and why.
+    many there were in all. `abstained`: rules that could not judge, and why. `opened`, `counted`: connections that a polling
+    source saw open, and how many the kernel counted.
     """
 
     source: str
@@ -100,10 +101,14 @@ class Summary:
     findings: tuple[Finding, ...] = ()
     episodes: int = 0
     abstained: tuple[tuple[str, str], ...] = ()
+    opened: int = 0
+    counted: int = 0
 
     @property
     def coverage(self) -> float | None:
-        """Share of the transitions that were seen: 1 where the source sees all and nothing is missing; None unknown."""
+        """Share of the connections that were seen: 1 where the source sees all and nothing is missing; None unknown."""
+        if self.counted:
+            return self.opened / self.counted
         return 1.0 if self.source == "ebpf" and not self.lost and not self.gaps else None
 
 
@@ -176,6 +181,7 @@ class Analysis:
         self._totals: dict[int, _Totals] = {}
         self._transitions = 0
         self._lost = 0
+        self._opened = self._counted = 0
         self._gaps = 0
         self._losses: list[Loss] = []
         self._unknown: Counter[tuple[int, int]] = Counter()
@@ -225,6 +231,16 @@ class Analysis:
                 self._losses.append(Loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns))
             self._tracker.note_loss(batch.lost_until_ns)
             self._view.note_loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns)
+        if batch.switched:
+            self._source, self._resolution_ns = batch.source, batch.resolution_ns
+            self._view.source, self._view.resolution_ns = batch.source, batch.resolution_ns
+            self._losses.append(Loss(None, batch.lost_since_ns, batch.lost_until_ns))
+            self._tracker.note_loss(batch.lost_until_ns)
+            self._tracker.note_switch()
+            self._view.note_loss(0, batch.lost_since_ns, batch.lost_until_ns)
+        if batch.counted:
+            self._opened, self._counted = self._opened + batch.opened, self._counted + batch.counted
+            self._view.note_census(batch.opened, batch.counted, self._reached_ns)
         findings: list[Finding] = []
         pieces = []
         for start, end in self._pieces(batch):
@@ -323,6 +339,8 @@ class Analysis:
             tuple(self._engine.open),
             self._engine.episodes,
             tuple(self._engine.abstained()),
+            self._opened,
+            self._counted,
         )
 
     def _endpoint(self, endpoint_id: int, still_open: Connections) -> EndpointSummary:

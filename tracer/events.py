@@ -120,6 +120,10 @@ class EventBatch:
         lost_since_ns, lost_until_ns: boottime interval [since, until) the lost ones fell in; both 0 when lost is 0.
         early_ns: uint64, shape (n_events,): how much earlier each event may have happened; None means 0 for all.
         endpoints: labels by endpoint id that became known with this batch (a watch list may grow while it runs).
+        opened, counted: connections that were seen to open since the batch before, and how many the kernel says there were, to
+            any address; both 0 where the source does not measure itself so.
+        switched: why another source goes on from here; `source` is its name then, and in [lost_since_ns, lost_until_ns) nobody
+            knows what was lost. "": none does.
         until_ns: boottime up to which nothing more will come, but for the microseconds by which CPUs differ; 0 where the
             source says nothing of it. It lets time pass where no event does.
     """
@@ -133,12 +137,16 @@ class EventBatch:
     early_ns: NDArray[np.uint64] | None = None
     endpoints: tuple[tuple[int, str], ...] = ()
     until_ns: int = 0
+    opened: int = 0
+    counted: int = 0
+    switched: str = ""
 
     def __post_init__(self) -> None:
         """Validate and freeze.
 
         Raises:
-            SourceError: wrong dtype or shape, a state that does not exist, or a loss without its interval.
+            SourceError: wrong dtype or shape, a state that does not exist, a loss without its interval, or more seen than there
+                was.
         """
         if self.events.dtype != EVENT_DTYPE or self.events.ndim != 1:
             raise SourceError(f"a batch holds {self.events.dtype} of {self.events.ndim} dimensions, not events")
@@ -154,10 +162,12 @@ class EventBatch:
             raise SourceError(f"{len(self.early_ns)} early_ns for {len(self.events)} events")
         if not 0 <= self.until_ns < TS_NS_MAX:
             raise SourceError(f"a batch is complete until {self.until_ns}")
+        if not 0 <= self.opened <= self.counted < TS_NS_MAX:
+            raise SourceError(f"{self.opened} connections seen of {self.counted}")
         interval = (self.lost_since_ns, self.lost_until_ns)
         if not 0 <= self.lost < TS_NS_MAX or not all(0 <= at_ns < TS_NS_MAX for at_ns in interval):
             raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")
-        if self.lost and self.lost_until_ns <= self.lost_since_ns:
+        if (self.lost or self.switched) and self.lost_until_ns <= self.lost_since_ns:
             raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")
         self.events.flags.writeable = False
 

@@ -53,6 +53,18 @@ def loss_line(batch: EventBatch) -> str:
     return json.dumps({"type": "loss", "ts_ns": batch.lost_until_ns, "since_ns": batch.lost_since_ns, "lost": batch.lost})
 
 
+def census_line(batch: EventBatch) -> str:
+    """Connections that were seen to open since the census before, and how many the kernel counted."""
+    return json.dumps({"type": "census", "opened": batch.opened, "counted": batch.counted})
+
+
+def source_line(batch: EventBatch) -> str:
+    """Another source goes on; in [since_ns, ts_ns) nobody was looking."""
+    times = {"ts_ns": batch.lost_until_ns, "since_ns": batch.lost_since_ns}
+    line = {"type": "source", "source": batch.source, "resolution_ns": batch.resolution_ns, "why": batch.switched}
+    return json.dumps(line | times)
+
+
 def clock_line(batch: EventBatch) -> str:
     """Nothing more happened up to this time."""
     return json.dumps({"type": "clock", "ts_ns": batch.until_ns})
@@ -297,7 +309,9 @@ def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | N
             "connections": summary.connections,
             "open": summary.open,
             "inbound": summary.inbound,
-            "coverage": summary.coverage,
+            "coverage": _rounded(summary.coverage),
+            "connections_seen": summary.opened if summary.counted else None,
+            "connections_counted": summary.counted or None,
             "first_ns": summary.first_ns if summary.first_ns >= 0 else None,
             "first_at": first_at,
             "last_ns": summary.last_ns if summary.last_ns >= 0 else None,
@@ -374,8 +388,12 @@ def batch_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset
     """Everything a batch says, in its order: new endpoints, loss, transitions, how far it reaches."""
     for number, label in batch.endpoints:
         yield endpoint_line(number, label)
+    if batch.switched:
+        yield source_line(batch)
     if batch.lost:
         yield loss_line(batch)
+    if batch.counted:
+        yield census_line(batch)
     yield from transition_lines(batch, endpoints, clock, samples)
     if batch.until_ns:
         yield clock_line(batch)

@@ -17,7 +17,7 @@ from typing import NoReturn
 from tracer import __version__
 from tracer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, TracerError
 
-SOURCES = ("auto", "ebpf")  # tracer.source.WANTED, without importing it
+SOURCES = ("auto", "ebpf", "polled", "proc")  # tracer.source.WANTED, without importing it
 _SPEC_HELP = "HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT; PORT may be * for any, default 443; repeatable"
 RULE_SETS = ("evidence", "textbook", "all")  # tracer.rules.catalogue.SETS, without importing it
 _EPILOG = (

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Protocol
 
@@ -78,23 +79,24 @@ def run_live(  # noqa: C901 - two inner functions, whose branches count as its o
     duration_s: float | None = None,
     on_poll: Callable[[], bool] | None = None,
     settings: RuleSettings | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Analysis:
     """Follow a source until it is enough.
 
     Args:
-        source: opened, and told what to watch.
+        source: told what to watch, and started.
         header: what the listeners are told first.
         listeners: told in their order.
         stop: looked at between polls.
         duration_s: seconds from the start line on; None for ever.
         on_poll: called at each poll; the trace ends when it returns False.
         settings: of the rules; None runs none.
+        warn: told what goes wrong without ending anything.
 
     Raises:
         TracerError: the source died, or a listener failed; `finish` was then called on the others.
     """
     analysis = Analysis(source.name, source.resolution_ns, header.endpoints, settings)
-    _discard_before_start(source)
     sampling, turns = True, _Turns()
 
     def tell(batch: EventBatch) -> None:
@@ -102,14 +104,17 @@ def run_live(  # noqa: C901 - two inner functions, whose branches count as its o
         for listener in listeners:
             listener.batch(batch, progress, analysis)
 
-    def pump() -> None:
+    def pump(*, at_once: bool = False) -> None:
         before_ns = boottime_ns()
-        batch = source.read()
-        if len(batch) or batch.lost or batch.endpoints:
-            tell(batch)
+        batch = source.read(at_once=at_once)
+        until_ns = batch.until_ns or before_ns  # a source that looks from time to time knows how far it has seen
+        for warning in source.warnings():
+            warn(warning)
+        if len(batch) or batch.lost or batch.endpoints or batch.counted or batch.switched:
+            tell(replace(batch, until_ns=0))
         due_ns = analysis.due_ns
-        if due_ns is not None and due_ns <= before_ns:  # silence is part of the trace: it is recorded, and judged alike later
-            tell(EventBatch(no_events(), source.name, source.resolution_ns, until_ns=before_ns))
+        if due_ns is not None and due_ns <= until_ns:  # silence is part of the trace: it is recorded, and judged alike later
+            tell(EventBatch(no_events(), batch.source, batch.resolution_ns, until_ns=until_ns))
 
     for listener in listeners:
         listener.start(header)
@@ -129,12 +134,12 @@ def run_live(  # noqa: C901 - two inner functions, whose branches count as its o
             time.sleep(max(0.0, min(polled_s + POLL_S, end_s) - now_s))
             polled_s = time.monotonic()
             pump()
-        pump()
+        pump(at_once=True)
         still_open = analysis.open_skaddrs()
         for start in range(0, len(still_open), SAMPLES_MAX):  # no more at once than the ring holds
             if not (sampling and source.sample(still_open[start : start + SAMPLES_MAX])):
                 break
-            pump()
+            pump(at_once=True)
         _close(listeners, analysis)
     finally:
         _finish(listeners, analysis, None)
@@ -153,11 +158,6 @@ class _Turns:
         chosen = skaddrs[self._first : self._first + SAMPLES_MAX]
         self._first += SAMPLES_MAX
         return chosen
-
-
-def _discard_before_start(source: Source) -> None:
-    """What came in between attaching and the start line was not promised, and would make counts ambiguous."""
-    source.read()
 
 
 def run_replay(

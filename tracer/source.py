@@ -1,21 +1,38 @@
-"""Which source to take, in three steps: probe the host, decide (pure), open. Alone in importing `bpf` and `fallback`."""
+"""Which source to take, in three steps: probe the host, decide (pure), open. Alone in importing `bpf` and `fallback`.
+
+A source that was chosen by itself is replaced by the next best if it dies while it runs (`_Failover`), and the stream says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from tracer.adoption import still_open
 from tracer.endpoints import Endpoint, network_label, parse_endpoint, prefix_of
 from tracer.errors import SourceError
-from tracer.events import EventBatch
+from tracer.events import EventBatch, no_events
 
 if TYPE_CHECKING:
     from bpf.support import EbpfSupport
+    from fallback.netlink import Remote
+    from fallback.source import PollingSource
+    from fallback.support import PollingSupport
 
-AUTO, EBPF = "auto", "ebpf"
-WANTED = (AUTO, EBPF)
-"""What `--source` takes. The polling sources will add their names here."""
+AUTO, EBPF, POLLED, PROC = "auto", "ebpf", "polled", "proc"
+WANTED = (AUTO, EBPF, POLLED, PROC)
+"""What `--source` takes."""
+_KERNEL_ADDRESSES = 1 << 48
+"""Socket addresses below are made up."""
+
+Watch = dict[int, tuple[Endpoint, ...]]
+"""What is watched, by endpoint id."""
 
 
 class Source(Protocol):
@@ -31,16 +48,31 @@ class Source(Protocol):
         """How exact times are, in ns."""
         ...
 
-    def watch(self, endpoints: dict[int, tuple[Endpoint, ...]]) -> None:
+    def watch(self, endpoints: Watch) -> None:
         """Watch these, by endpoint id, and nothing else, from now on."""
         ...
 
-    def read(self) -> EventBatch:
-        """Everything there is now; does not wait. Raises SourceError if the source died."""
+    def start(self) -> None:
+        """What happens from now on is told, and what is open now. Raises SourceError if it can't be."""
+        ...
+
+    def read(self, *, at_once: bool = False) -> EventBatch:
+        """Everything there is now; does not wait. Raises SourceError if the source died.
+
+        A source that looks from time to time looks now if that is asked for.
+        """
         ...
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
         """Ask for the counters of open sockets, which come with the next read; False if this source can't."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What went wrong without ending the source, since the last time, each thing once."""
+        ...
+
+    def lacks(self) -> list[str]:
+        """What this process can't see with it, in words; known once it was started."""
         ...
 
     def close(self) -> None:
@@ -53,6 +85,7 @@ class HostSupport:
     """Facts about this host and process, by source."""
 
     ebpf: EbpfSupport
+    polling: PollingSupport
 
 
 @dataclass(frozen=True)
@@ -73,8 +106,9 @@ class Choice:
 def probe_host() -> HostSupport:
     """Look at this host. Never raises."""
     from bpf.support import probe
+    from fallback.support import probe as probe_polling
 
-    return HostSupport(probe())
+    return HostSupport(probe(), probe_polling())
 
 
 def choose_source(support: HostSupport, wanted: str) -> Choice:
@@ -85,12 +119,24 @@ def choose_source(support: HostSupport, wanted: str) -> Choice:
         wanted: one of WANTED.
     """
     lacking = _ebpf_lacks(support.ebpf)
-    if lacking is None:
+    if wanted in (AUTO, EBPF) and lacking is None:
         return Choice(EBPF, "BPF may be loaded, the kernel has BTF, and bcc is installed")
-    reason, remedy = lacking
+    reason, remedy = lacking or ("", "")
+    because = f"eBPF is not available: {reason}"
     if wanted == EBPF:
-        return Choice(None, f"eBPF is not available: {reason}", remedy)
-    return Choice(None, f"eBPF is not available: {reason}; this version has no other source", remedy)
+        return Choice(None, because, remedy)
+    polled = "sock_diag reports every connection that ends, and open ones are looked at several times a second"
+    proc = "/proc is looked at from time to time; a connection that lives less than that is not seen"
+    no_diag, no_proc = support.polling.sock_diag, support.polling.proc
+    if wanted == POLLED:
+        return Choice(None, f"sock_diag can't be used: {no_diag}", "use --source proc") if no_diag else Choice(POLLED, polled)
+    if wanted == PROC:
+        return Choice(None, f"/proc can't be used: {no_proc}", "use --source auto") if no_proc else Choice(PROC, proc)
+    if not no_diag:
+        return Choice(POLLED, f"{because}; {polled}", remedy)
+    if not no_proc:
+        return Choice(PROC, f"{because}; sock_diag can't be used: {no_diag}; {proc}", remedy)
+    return Choice(None, f"{because}; sock_diag can't be used: {no_diag}; /proc can't be used: {no_proc}", remedy)
 
 
 def _ebpf_lacks(ebpf: EbpfSupport) -> tuple[str, str] | None:
@@ -118,26 +164,64 @@ def _ebpf_lacks(ebpf: EbpfSupport) -> tuple[str, str] | None:
     return None
 
 
-def ebpf_facts(support: HostSupport) -> dict[str, object]:
-    """What `doctor` shows of eBPF: name to value, None where unknown (or not to be known without privileges)."""
+def source_facts(support: HostSupport) -> dict[str, object]:
+    """What `doctor` shows of the sources: name to value, None where unknown (or not to be known without privileges)."""
     from bpf.support import describe
+    from fallback.support import describe as describe_polling
 
-    return describe(support.ebpf)
+    return describe(support.ebpf) | describe_polling(support.polling)
 
 
-def open_source(support: HostSupport, choice: Choice) -> Source:
+def open_source(support: HostSupport, choice: Choice, wanted: str = AUTO) -> Source:
     """Open what was chosen.
+
+    Args:
+        support: the host's facts.
+        choice: the decision.
+        wanted: what `choice` is the answer to; what was left to us is replaced by something else if it dies.
 
     Raises:
         SourceError: nothing can be, or opening it failed.
     """
     if choice.source is None:
         raise SourceError(f"{choice.why}; {choice.remedy}")
-    return _EbpfAdapter(support.ebpf)
+    if choice.source != EBPF:
+        return _PollingAdapter(choice.source)
+    source = _EbpfAdapter(support.ebpf)
+    names = [name for name, reason in ((POLLED, support.polling.sock_diag), (PROC, support.polling.proc)) if reason is None]
+    return _Failover(source, [partial(_PollingAdapter, name) for name in names]) if wanted == AUTO else source
+
+
+def _remotes(endpoints: Watch) -> Iterable[tuple[Remote, int]]:
+    """What is watched, as the polling sources take it."""
+    from fallback.netlink import Remote
+
+    for number, members in endpoints.items():
+        for resolved in members:
+            if resolved.network is not None:
+                yield Remote(*prefix_of(resolved.network), resolved.port), number
+
+
+def _open_now(endpoints: Watch) -> tuple[EventBatch, list[str]]:
+    """The sockets that are open to what is watched, and what went wrong; none where they can't be seen."""
+    from fallback.source import PollingSource
+
+    warnings: list[str] = []
+    for name in (POLLED, PROC):
+        snapshot = PollingSource(name)
+        try:
+            snapshot.watch(_remotes(endpoints))
+            snapshot.start()
+            return snapshot.read(), [*warnings, *snapshot.warnings()]
+        except SourceError as error:
+            warnings.append(f"connections that are open already can't be looked up: {error}")
+        finally:
+            snapshot.close()
+    return EventBatch(no_events(), PROC, 1), warnings
 
 
 class _EbpfAdapter:
-    """bpf.source.EbpfSource, told what to watch in terms of endpoints (bpf knows addresses only)."""
+    """bpf.source.EbpfSource, told what to watch in terms of endpoints, and told what was open before it began."""
 
     def __init__(self, support: EbpfSupport) -> None:
         from bpf.source import EbpfSource
@@ -145,19 +229,143 @@ class _EbpfAdapter:
         self._source = EbpfSource(support)
         self.name: str = self._source.name
         self.resolution_ns: int = self._source.resolution_ns
-        self.read = self._source.read
-        self.sample = self._source.sample
         self.close = self._source.close
+        self._watched: Watch = {}
+        self._adopted: EventBatch | None = None
+        self._warnings: list[str] = []
 
-    def watch(self, endpoints: dict[int, tuple[Endpoint, ...]]) -> None:
+    def watch(self, endpoints: Watch) -> None:
         from bpf.watch_map import WatchEntry
 
+        self._watched = endpoints
         self._source.watch(
             WatchEntry(*prefix_of(resolved.network), resolved.port, number)
             for number, members in endpoints.items()
             for resolved in members
             if resolved.network is not None
         )
+
+    def start(self) -> None:
+        self._source.read()  # what came in before now was not promised
+        self._adopted, self._warnings = _open_now(self._watched)
+
+    def read(self, *, at_once: bool = False) -> EventBatch:
+        batch = self._source.read()
+        if self._adopted is None:
+            return batch
+        found, self._adopted = still_open(self._adopted.events, batch.events), None
+        return replace(batch, events=np.concatenate([batch.events, found]))
+
+    def sample(self, skaddrs: Iterable[int]) -> bool:
+        return self._source.sample(skaddr for skaddr in skaddrs if skaddr >= _KERNEL_ADDRESSES)
+
+    def warnings(self) -> list[str]:
+        told, self._warnings = self._warnings, []
+        return told
+
+    def lacks(self) -> list[str]:
+        return []
+
+
+class _PollingAdapter:
+    """fallback.source.PollingSource, told what to watch in terms of endpoints."""
+
+    def __init__(self, name: str) -> None:
+        from fallback.source import PollingSource
+
+        self._source: PollingSource = PollingSource(name)
+        self.name = name
+        self.start = self._source.start
+        self.read = self._source.read
+        self.sample = self._source.sample
+        self.warnings = self._source.warnings
+        self.lacks = self._source.lacks
+        self.close = self._source.close
+
+    @property
+    def resolution_ns(self) -> int:
+        return self._source.resolution_ns
+
+    def watch(self, endpoints: Watch) -> None:
+        self._source.watch(_remotes(endpoints))
+
+
+class _Failover:
+    """A source that is replaced if it dies while it runs; the batch after that says so, and when nobody was looking."""
+
+    def __init__(self, source: Source, others: list[Callable[[], Source]]) -> None:
+        self._source = source
+        self._others = others
+        self._watched: Watch = {}
+        self._warnings: list[str] = []
+        self._read_ns = 0
+        self._sampling = True
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    @property
+    def resolution_ns(self) -> int:
+        return self._source.resolution_ns
+
+    def watch(self, endpoints: Watch) -> None:
+        self._watched = endpoints
+        self._source.watch(endpoints)
+
+    def start(self) -> None:
+        self._source.start()
+        self._read_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def read(self, *, at_once: bool = False) -> EventBatch:
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        try:
+            batch = self._source.read(at_once=at_once)
+        except SourceError as error:
+            return self._switch(error)
+        self._read_ns = now_ns
+        return batch
+
+    def sample(self, skaddrs: Iterable[int]) -> bool:
+        with suppress(SourceError):  # if it has died, the next read says so
+            return self._source.sample(skaddrs)
+        return True
+
+    def warnings(self) -> list[str]:
+        told, self._warnings = self._warnings, []
+        return [*told, *self._source.warnings()]
+
+    def lacks(self) -> list[str]:
+        return self._source.lacks()
+
+    def close(self) -> None:
+        self._source.close()
+
+    def _switch(self, death: SourceError) -> EventBatch:
+        """Go on with another source; what it finds open is told anew.
+
+        Raises:
+            SourceError: there is no other.
+        """
+        before = self._source.name
+        while self._others:
+            successor = self._others.pop(0)()
+            try:
+                successor.watch(self._watched)
+                successor.start()
+                batch = successor.read()
+            except SourceError as error:
+                successor.close()
+                self._warnings.append(f"{successor.name} can't take over: {error}")
+                continue
+            with suppress(SourceError, OSError):
+                self._source.close()
+            self._source = successor
+            until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            why = f"{before} died: {death}"
+            self._warnings.append(f"{why}; going on with {successor.name}")
+            return replace(batch, switched=why, lost_since_ns=self._read_ns, lost_until_ns=until_ns)
+        raise death
 
 
 def resolve_endpoints(endpoints: Iterable[Endpoint]) -> dict[int, tuple[Endpoint, ...]]:

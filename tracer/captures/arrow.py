@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import nanoarrow as na
 import numpy as np
@@ -99,7 +99,7 @@ class ArrowTraceWriter:
 
     def write(self, batch: EventBatch) -> None:
         """Take a batch; see `TraceWriter`."""
-        if len(batch) or batch.lost or batch.endpoints or batch.until_ns:
+        if len(batch) or batch.lost or batch.endpoints or batch.until_ns or batch.counted or batch.switched:
             self._pending.append(batch)
             self._pending_events += len(batch)
         if self._pending_events >= _FLUSH_EVENTS:
@@ -144,11 +144,11 @@ class _Rows:
         self.notes: dict[int, bytes] = {}
         row = 0
         for batch in batches:
-            special = np.zeros(int(batch.lost > 0) + int(bool(batch.endpoints)), EVENT_DTYPE)
+            note = _note_of(batch)
+            special = np.zeros(int(batch.lost > 0) + int(bool(note)), EVENT_DTYPE)
             special["old_state"] = special["new_state"] = 7
             special_kinds = []
-            if batch.endpoints:
-                note = {"endpoints": {str(number): label for number, label in batch.endpoints}}
+            if note:
                 self.notes[row] = json.dumps(note).encode()
                 special_kinds.append(_KIND_NOTE)
             if batch.lost:
@@ -233,6 +233,7 @@ class ArrowTrace:
             raise CaptureError(f"{name} is corrupt, or an Arrow stream but no capture: {error}") from error
         self.header = self._read_header(self._stream.metadata)
         self._check_columns()
+        self._source, self._resolution_ns = self.header.source, self.header.resolution_ns
 
     def batches(self) -> Iterator[EventBatch]:
         """The batches in their order; see `Trace`."""
@@ -306,25 +307,31 @@ class ArrowTrace:
                 if start == end:
                     continue
             lost, since_ns, until_ns = 0, 0, 0
-            endpoints: tuple[tuple[int, str], ...] = ()
+            noted = _Noted()
             if index and kinds[row] == _KIND_LOSS:
                 lost, since_ns = int(batch.numbers("lost")[row]), int(batch.numbers("since_ns")[row])
                 until_ns = int(events["ts_ns"][row])
             elif index and kinds[row] == _KIND_NOTE:
-                endpoints = _noted_endpoints(batch.text("note", row))
+                noted = _read_note(batch.text("note", row))
+                since_ns, until_ns = noted.since_ns, noted.until_ns
+                if noted.switched:
+                    self._source, self._resolution_ns = noted.source, noted.resolution_ns
             yield EventBatch(
                 events[start:end].copy(),
-                self.header.source,
-                self.header.resolution_ns,
+                self._source,
+                self._resolution_ns,
                 lost=lost,
                 lost_since_ns=since_ns,
                 lost_until_ns=until_ns,
                 early_ns=early_ns[start:end].astype(np.uint64) if early_ns.any() else None,
-                endpoints=endpoints,
+                endpoints=noted.endpoints,
+                opened=noted.opened,
+                counted=noted.counted,
+                switched=noted.switched,
             )
 
     def _clock_mark(self, until_ns: int) -> EventBatch:
-        return EventBatch(no_events(), self.header.source, self.header.resolution_ns, until_ns=until_ns)
+        return EventBatch(no_events(), self._source, self._resolution_ns, until_ns=until_ns)
 
 
 def _events(batch: RecordBatch) -> Events:
@@ -354,9 +361,58 @@ def _endpoints(found: object) -> Iterator[tuple[int, str]]:
         yield int(number), str(label)
 
 
-def _noted_endpoints(note: str) -> tuple[tuple[int, str], ...]:
+class _Noted(NamedTuple):
+    """What a note says."""
+
+    endpoints: tuple[tuple[int, str], ...] = ()
+    opened: int = 0
+    counted: int = 0
+    resolution_ns: int = 0
+    since_ns: int = 0
+    until_ns: int = 0
+    switched: str = ""
+    source: str = ""
+
+
+def _note_of(batch: EventBatch) -> dict[str, Any]:
+    """What belongs into a note of a batch; empty: nothing."""
+    note: dict[str, Any] = {}
+    if batch.endpoints:
+        note["endpoints"] = {str(number): label for number, label in batch.endpoints}
+    if batch.counted:
+        note["opened"], note["counted"] = batch.opened, batch.counted
+    if batch.switched:
+        note |= {"switched": batch.switched, "source": batch.source, "resolution_ns": batch.resolution_ns}
+        note |= {"since_ns": batch.lost_since_ns, "until_ns": batch.lost_until_ns}
+    return note
+
+
+def _whole(content: dict[str, Any], name: str) -> int:
+    """A whole number, 0 if it is missing.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = content.get(name, 0)
+    if type(value) is not int:
+        raise ValueError(f"{name} is no whole number")
+    return value
+
+
+def _read_note(text: str) -> _Noted:
     try:
-        content = json.loads(note)
-        return tuple(_endpoints(content.get("endpoints", {}) if isinstance(content, dict) else {}))
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+        return _Noted(
+            endpoints=tuple(_endpoints(content.get("endpoints", {}))),
+            opened=_whole(content, "opened"),
+            counted=_whole(content, "counted"),
+            resolution_ns=_whole(content, "resolution_ns"),
+            since_ns=_whole(content, "since_ns"),
+            until_ns=_whole(content, "until_ns"),
+            switched=str(content.get("switched", "")),
+            source=str(content.get("source", "")),
+        )
     except (ValueError, RecursionError) as error:
         raise IpcError(f"a note can't be read: {error!r}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import IO, Any, NamedTuple
 
@@ -88,6 +89,7 @@ class JsonTrace:
         self._recorded = False
         self._first = next(self._lines, None)
         self.header = self._read_header()
+        self._source, self._resolution_ns = self.header.source, self.header.resolution_ns
 
     def _read_header(self) -> TraceHeader:
         first = self._first
@@ -136,9 +138,13 @@ class JsonTrace:
                 self._whole = True
             if kind == "endpoint":
                 self._learn(line)
-            if kind == "loss":
+            if kind in ("loss", "source", "census"):
                 yield self._batch(events, loss)
-                events, loss = [], self._loss(line)
+                events, loss = [], _NO_LOSS
+                if kind == "loss":
+                    loss = self._loss(line)
+                else:
+                    yield self._switch(line) if kind == "source" else self._census(line)
             elif kind == "clock":
                 yield self._batch(events, loss, self._until_ns(line))
                 events, loss = [], _NO_LOSS
@@ -209,6 +215,23 @@ class JsonTrace:
         except (TypeError, ValueError) as error:
             raise self._wrong(f"no loss: {error}") from error
 
+    def _switch(self, line: dict[str, Any]) -> EventBatch:
+        """A source line: another one goes on."""
+        try:
+            self._source, why = str(line["source"]), str(line["why"])
+            times = [_integer(line.get(name), name, TS_NS_MAX) for name in ("since_ns", "ts_ns")]
+            self._resolution_ns = _integer(line.get("resolution_ns"), "resolution_ns", TS_NS_MAX)
+            return replace(self._batch([], _NO_LOSS), switched=why, lost_since_ns=times[0], lost_until_ns=times[1])
+        except (KeyError, TypeError, ValueError, SourceError) as error:
+            raise self._wrong(f"no change of source: {error}") from error
+
+    def _census(self, line: dict[str, Any]) -> EventBatch:
+        try:
+            opened, counted = (_integer(line.get(name), name, TS_NS_MAX) for name in ("opened", "counted"))
+            return replace(self._batch([], _NO_LOSS), opened=opened, counted=counted)
+        except (TypeError, ValueError, SourceError) as error:
+            raise self._wrong(f"no census: {error}") from error
+
     def _until_ns(self, line: dict[str, Any]) -> int:
         try:
             return _integer(line.get("ts_ns"), "ts_ns", TS_NS_MAX)
@@ -265,8 +288,8 @@ class JsonTrace:
         try:
             return EventBatch(
                 array,
-                self.header.source,
-                self.header.resolution_ns,
+                self._source,
+                self._resolution_ns,
                 lost=loss.lost,
                 lost_since_ns=loss.since_ns,
                 lost_until_ns=loss.until_ns,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tracer import __version__
 from tracer.errors import EXIT_FAILED, EXIT_OK
-from tracer.source import AUTO, choose_source, ebpf_facts, probe_host
+from tracer.source import AUTO, choose_source, probe_host, source_facts
 from tracer.text import printable
 
 Facts = dict[str, object]
@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the facts; exit 1 if nothing can be traced here."""
     support = probe_host()
     choice = choose_source(support, AUTO)
-    facts = host_facts() | ebpf_facts(support)
+    facts = host_facts() | source_facts(support)
     if options.json:
         verdict = {"source": choice.source, "why": choice.why, "remedy": choice.remedy or None}
         sys.stdout.write(json.dumps({"type": "doctor", **facts, **verdict}) + "\n")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from tracer.analysis import Analysis
 from tracer.clock import boottime_ns, measure
@@ -49,10 +50,14 @@ def follow(
         support = probe_host()
         choice = choose_source(support, options.source)
         numbered = resolve_endpoints(endpoints)
-        source = open_source(support, choice)
+        source = open_source(support, choice, options.source)
         _ask_for_priority()
         try:
             source.watch(numbered)
+            source.start()
+            lacking = source.lacks()
+            if lacking:
+                choice = replace(choice, why="; ".join((choice.why, *lacking)))
             header = live_header(choice, source.resolution_ns, numbered, settings)
             if options.json:
                 say_what(numbered, choice)
@@ -64,11 +69,17 @@ def follow(
                 getattr(options, "duration", None),
                 on_poll,
                 settings,
+                _warn,
             )
         finally:
             source.close()
     interrupted = stop.signal == signal.SIGINT and analysis.now_ns < 0
     return EXIT_INTERRUPTED if interrupted else exit_code(options, analysis)
+
+
+def _warn(text: str) -> None:
+    """Something that ends nothing, and that one should know."""
+    sys.stderr.write(f"regtrace: {printable(text)}\n")
 
 
 def _ask_for_priority() -> None:

@@ -7,7 +7,7 @@ from typing import TextIO
 from tracer.analysis import Analysis, Progress
 from tracer.events import EventBatch
 from tracer.header import TraceHeader
-from tracer.lines import batch_lines, connection_lines, finding_lines, loss_line, start_line, summary_line
+from tracer.lines import batch_lines, connection_lines, finding_lines, loss_line, source_line, start_line, summary_line
 
 
 class JsonReport:
@@ -29,8 +29,9 @@ class JsonReport:
         lines: list[str] = []
         if self._transitions:
             lines += batch_lines(batch, analysis.endpoints, self._header.clock, samples=True)
-        elif batch.lost:
-            lines.append(loss_line(batch))
+        else:
+            lines += [source_line(batch)] if batch.switched else []
+            lines += [loss_line(batch)] if batch.lost else []
         lines += connection_lines(progress.ended, analysis.endpoints, self._header.clock)
         lines += finding_lines(progress.findings, analysis.endpoints, self._header.clock)
         self._write(lines)

@@ -36,6 +36,8 @@ class TextReport:
         lines = []
         if batch.lost:
             lines.append(f"LOST {batch.lost} events: the ring buffer was full; what follows has gaps")
+        if batch.switched:
+            lines.append(f"SOURCE {printable(batch.source)} from here on ({printable(batch.switched)}); there is a gap before")
         if self._transitions:
             lines += transition_texts(batch, analysis.endpoints, self._clock)
         lines += connection_texts(progress.ended, analysis.endpoints, self._clock)
@@ -189,6 +191,13 @@ def _remarks(rows: Connections) -> list[str]:
     return texts
 
 
+def coverage_text(summary: Summary) -> str:
+    """How much was seen, in words."""
+    if summary.counted:
+        return f"{summary.opened} of {summary.counted} opened connections seen"
+    return "every transition seen" if summary.coverage == 1.0 else "coverage unknown"
+
+
 def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
     """The whole trace in a few lines, loss first."""
     lines = [""]
@@ -198,9 +207,8 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         lines.append(f"LOST        {summary.lost} events in {len(summary.losses)} interval(s): counts below are too low")
     if summary.gaps:
         lines.append(f"GAPS        {summary.gaps} connections with missing transitions: their times are not whole")
-    coverage = "every transition seen" if summary.coverage == 1.0 else "coverage unknown"
     lines.append(
-        f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage}; "
+        f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}; "
         f"{summary.connections} connections, {summary.open} still open"
     )
     for endpoint in summary.endpoints:

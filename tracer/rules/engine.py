@@ -33,6 +33,8 @@ UPDATE_NS = 30 * SECOND_NS
 """An episode that goes on is told of again this often, and when its severity or confidence changes."""
 CONFIDENCE_STEP = 0.1
 LOSS_WEAKENS = 0.7
+COVERAGE_MIN = 0.9
+"""Where a smaller share of the connections was seen, findings are weaker, as where events were lost."""
 EPISODES_MAX = 10_000
 _AT_CLOSE = ("sk_err",)
 """What is known when a connection is closed, and not before."""
@@ -138,7 +140,8 @@ class Engine:
         for rule in self.rules:
             reason = self._unable(rule)
             if reason is None and rule.id in self._withheld:
-                reason = f"events were lost: {self._withheld[rule.id]} sightings that rest on what was not seen were withheld"
+                withheld = self._withheld[rule.id]
+                reason = f"events or connections were missed: {withheld} sightings that rest on what was not seen were withheld"
             if reason is not None:
                 found.append((rule.id, reason))
         if self.suppressed:
@@ -203,7 +206,7 @@ class Engine:
     def _begin(self, rule: Rule[Any], key: tuple[str, Any], sighting: Sighting) -> list[Finding]:
         if _expiry_ns(sighting) <= self._view.now_ns:
             return []
-        if sighting.absence and self._view.lost(sighting.started_ns):
+        if sighting.absence and (self._view.blind(sighting.started_ns) or self._covers_little(sighting.started_ns)):
             self._withheld[rule.id] = self._withheld.get(rule.id, 0) + 1
             return []
         if len(self._open) >= EPISODES_MAX:
@@ -218,13 +221,16 @@ class Engine:
         self.worst = sighting.severity if self.worst is None else max(self.worst, sighting.severity)
         sighting = replace(sighting, started_ns=max(sighting.started_ns, self._view.since_ns))
         lost = self._view.lost(sighting.started_ns)
+        coverage = self._view.coverage(sighting.started_ns)
         evidence = sighting.evidence | ({"lost_events": lost} if lost else {})
+        evidence |= {} if coverage is None else {"coverage": round(coverage, 3)}
+        weak = self._view.blind(sighting.started_ns) or self._covers_little(sighting.started_ns)
         return Finding(
             rule.id,
             episode,
             state,
             sighting.severity,
-            round(sighting.confidence * (LOSS_WEAKENS if lost else 1.0), 3),
+            round(sighting.confidence * (LOSS_WEAKENS if weak else 1.0), 3),
             sighting.endpoint_id,
             sighting.started_ns,
             detected_ns,
@@ -236,6 +242,10 @@ class Engine:
             sighting.advice,
             rule.benign,
         )
+
+    def _covers_little(self, since_ns: int) -> bool:
+        coverage = self._view.coverage(since_ns)
+        return coverage is not None and coverage < COVERAGE_MIN
 
     def _expire(self, now_ns: int) -> list[Finding]:
         over = [key for key, (sighting, _) in self._open.items() if _expiry_ns(sighting) <= now_ns]

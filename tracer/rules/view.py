@@ -27,6 +27,8 @@ from tracer.visits import Client, Visit, VisitTracker
 
 Wanted = Callable[[Connections], NDArray[np.bool_]]
 _LOSSES_KEPT = 100
+_CENSUSES_KEPT = 6000
+"""Five minutes of the fastest poller."""
 _ENDPOINTS_MAX = 1 << 17
 _KNOWN_MAX = 4096
 _ASKED_MAX = 4096
@@ -96,6 +98,7 @@ class View:
         self.silent_ns: dict[int, int] = {}
         self._sandwiches: dict[int, int] = {}
         self._rows = rows
+        self._censuses: deque[tuple[int, int, int]] = deque(maxlen=_CENSUSES_KEPT)
         self._losses: deque[tuple[int, int, int]] = deque(maxlen=_LOSSES_KEPT)
 
     def note(self, events: Events, ended: Connections) -> None:
@@ -120,6 +123,21 @@ class View:
     def lost(self, since_ns: int) -> int:
         """How many events were lost since then, as far as is remembered."""
         return sum(lost for lost, _, until_ns in self._losses if until_ns > since_ns)
+
+    def blind(self, since_ns: int) -> bool:
+        """Whether something may have been missed since then: events were lost, or nobody was looking for a while."""
+        return any(until_ns > since_ns for _, _, until_ns in self._losses)
+
+    def note_census(self, opened: int, counted: int, at_ns: int) -> None:
+        """So many connections were seen to open since the last time, of so many that there were."""
+        self._censuses.append((at_ns, opened, counted))
+
+    def coverage(self, since_ns: int) -> float | None:
+        """Share of the connections that were seen since then, as far as is remembered; None: the source does not measure it."""
+        if not self._censuses:
+            return None
+        recent = [(opened, counted) for at_ns, opened, counted in self._censuses if at_ns >= since_ns] or [self._censuses[-1][1:]]
+        return sum(opened for opened, _ in recent) / sum(counted for _, counted in recent)
 
     def begin_tick(self, now_ns: int) -> None:
         """Set the time, and judge the visits that are over."""

@@ -1,0 +1,292 @@
+"""The polling source: the sockets of every network namespace that may be seen, looked at as often as a CPU budget allows.
+
+"polled" looks through sock_diag, and through /proc only where that is not to be had; "proc" through /proc alone. Both give the
+batches that eBPF gives, with times that are known to lie in an interval.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime_ns, thread_time_ns
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fallback.differ import Differ, numbers_from
+from fallback.namespaces import Namespace, NamespaceFinder, Namespaces
+from fallback.netlink import Remote
+from fallback.owners import Owner, OwnerFinder
+from fallback.steps import Differences
+from fallback.watched import Watched
+from fallback.windows import DiagWindow, Opener, ProcWindow, Seen, Window, open_window
+from tracer.errors import SourceError
+from tracer.events import EventBatch, EventFlag, Events, is_adopted, is_opening, no_events
+
+POLLED, PROC = "polled", "proc"
+CPU_SHARE = 0.02
+"""Of one core: what looking may cost."""
+PERIOD_NS = 50_000_000
+"""Nothing is looked at more often."""
+NAMESPACES_NS = 1_000_000_000
+"""How often new network namespaces are looked for, if the budget allows."""
+NAMESPACES_SHARE = 0.25
+"""Of the budget, what looking for namespaces may take."""
+NAMESPACES_MAX = 1024
+_INITIAL_BYTES = 1 << 18
+
+
+@dataclass
+class _View:
+    """A namespace, how it is seen, and what was."""
+
+    window: Window
+    differ: Differ
+    inodes: frozenset[int] = frozenset()
+
+
+class PollingSource:
+    """See above.
+
+    Attributes:
+        name: "polled" or "proc", the value of `source` in every output.
+    """
+
+    def __init__(self, name: str, proc_root: Path = Path("/proc"), cpu_share: float = CPU_SHARE) -> None:
+        """Take the places; nothing is looked at before `start`."""
+        self.name = name
+        self._proc_root = proc_root
+        self._cpu_share = cpu_share
+        self._finder = NamespaceFinder(proc_root)
+        self._owners = OwnerFinder(proc_root)
+        self._views: dict[int, _View] = {}
+        self._watched = Watched()
+        self._numbers = numbers_from()
+        self._space = bytearray(_INITIAL_BYTES)
+        self._sampled: set[int] = set()
+        self._pending: list[EventBatch] = []
+        self._refused: set[int] = set()
+        self._warned: set[str] = set()
+        self._warnings: list[str] = []
+        self._due_ns = self._walk_due_ns = self._until_ns = 0
+        self._cost_ns = 0
+        self._walked = Namespaces((), 0, 0, None, ())
+
+    @property
+    def resolution_ns(self) -> int:
+        """How exact times are where little happens, as the first look has shown; each event says how exact its own is."""
+        return max(PERIOD_NS, int(self._cost_ns / self._cpu_share))
+
+    def watch(self, entries: Iterable[tuple[Remote, int]]) -> None:
+        """Watch these (remote, endpoint id) pairs and no others, from the next look on.
+
+        Raises:
+            SourceError: the kernel takes no filter.
+        """
+        self._watched = Watched(entries)
+        for view in self._views.values():
+            view.window.watch(self._watched)
+            view.differ.rewatch(lambda rows: self._watched.endpoint_ids(rows["raddr"], rows["rport"]) != 0)
+
+    def start(self) -> None:
+        """Look for the first time: what is open now was opened before.
+
+        Raises:
+            SourceError: not even this process' own namespace can be seen.
+        """
+        self._walk(clock_gettime_ns(CLOCK_BOOTTIME))
+        if not self._views:
+            raise SourceError("; ".join(self._warnings) or "no network namespace can be seen")
+        self._pending = [self._look(at_once=True)]
+        started_ns = thread_time_ns()
+        again = self._look(at_once=True)  # what a look costs shows at the second one
+        self._cost_ns = thread_time_ns() - started_ns
+        self._pending.insert(0, again)
+
+    def read(self, *, at_once: bool = False) -> EventBatch:
+        """What was seen since the last time; does not wait.
+
+        Args:
+            at_once: look now, whatever the budget says: it is the last time, or somebody waits.
+
+        Raises:
+            SourceError: this process' own namespace can't be looked at any more.
+        """
+        now_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        if self._pending:
+            return self._pending.pop()
+        if now_ns < self._due_ns and not at_once:
+            return self._batch(no_events(), np.zeros(0, np.uint64))
+        started_ns = thread_time_ns()
+        if now_ns >= self._walk_due_ns:
+            self._walk(now_ns)
+        batch = self._look(at_once)
+        cost_ns = thread_time_ns() - started_ns
+        self._due_ns = now_ns + max(PERIOD_NS // 2, int(cost_ns / self._cpu_share))
+        return batch
+
+    def sample(self, skaddrs: Iterable[int]) -> bool:
+        """Have the counters of these connections told with the next look; /proc has none but unread bytes."""
+        self._sampled.update(skaddrs)
+        return True
+
+    def warnings(self) -> list[str]:
+        """What went wrong since the last time, each thing once."""
+        told, self._warnings = self._warnings, []
+        return told
+
+    def lacks(self) -> list[str]:
+        """What this process may not see, in words."""
+        lacking = []
+        if self._walked.denied:
+            lacking.append(f"{self._walked.denied} processes of others and their network namespaces are out of sight")
+        elif self._walked.hidden:
+            lacking.append("/proc hides other users' processes (hidepid)")
+        if os.geteuid():
+            lacking.append("owners are known of this user's own processes only")
+        return lacking
+
+    def close(self) -> None:
+        """Leave every namespace."""
+        for view in self._views.values():
+            view.window.close()
+        self._views = {}
+
+    def _batch(self, events: Events, early_ns: NDArray[np.uint64]) -> EventBatch:
+        return EventBatch(events, self.name, self.resolution_ns, early_ns=early_ns, until_ns=self._until_ns)
+
+    def _warn(self, text: str, kind: str | None = None) -> None:
+        """Say something once; `kind` is what tells it from others, where the text has numbers in it."""
+        if (kind or text) not in self._warned:
+            self._warned.add(kind or text)
+            self._warnings.append(text)
+
+    def _openers(self) -> list[Opener]:
+        def through_proc(namespace: Namespace) -> Window:
+            return ProcWindow(namespace, self._watched, self._proc_root, self._space)
+
+        def through_diag(namespace: Namespace) -> Window:
+            return DiagWindow(namespace, self._watched, self._proc_root)
+
+        return [through_proc] if self.name == PROC else [through_diag, through_proc]
+
+    def _walk(self, now_ns: int) -> None:
+        """Find the namespaces there are, and open or close windows."""
+        started_ns = thread_time_ns()
+        self._walked = walked = self._finder.refresh()
+        for trouble in walked.troubles:
+            self._warn(f"network namespaces: {trouble}")
+        found = {namespace.inode: namespace for namespace in walked.found[:NAMESPACES_MAX]}
+        if len(walked.found) > NAMESPACES_MAX:
+            self._warn(f"{len(walked.found)} network namespaces are more than are watched ({NAMESPACES_MAX})", "many namespaces")
+        for inode in [inode for inode, view in self._views.items() if found.get(inode) != view.window.namespace]:
+            if inode not in found:
+                self._views.pop(inode).window.close()
+            else:  # the process it was seen through has ended; what is known of its sockets stays
+                self._open(found[inode], self._views[inode].differ)
+        for namespace in found.values():
+            if namespace.inode not in self._views and namespace.inode not in self._refused:
+                self._open(namespace, None)
+        self._refused &= set(found)
+        cost_ns = thread_time_ns() - started_ns
+        self._walk_due_ns = now_ns + max(NAMESPACES_NS, int(cost_ns / self._cpu_share / NAMESPACES_SHARE))
+
+    def _open(self, namespace: Namespace, differ: Differ | None) -> None:
+        old = self._views.pop(namespace.inode, None)
+        if old is not None:
+            old.window.close()
+        try:
+            window = open_window(namespace, self._openers())
+        except SourceError as error:
+            self._refused.add(namespace.inode)
+            self._warn(f"a network namespace can't be seen: {error}")
+            return
+        with_records = isinstance(window, DiagWindow)
+        if self.name == POLLED and not with_records:
+            self._warn(f"network namespace {namespace.inode} is seen through /proc alone: sock_diag can't be used in it")
+        self._views[namespace.inode] = _View(window, differ or Differ(self._numbers, with_records))
+
+    def _look(self, at_once: bool) -> EventBatch:
+        """Look through every window where something may have changed."""
+        parts: list[tuple[Events, Differences]] = []
+        lost = opened = counted = 0
+        lost_since_ns = 0
+        before_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        sampled = frozenset(self._sampled)
+        for inode, view in list(self._views.items()):
+            quiet_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+            if not (view.window.stirred() or len(view.differ) or at_once):
+                view.differ.note_quiet(quiet_ns)
+                continue
+            try:
+                seen = view.window.look(view.differ)
+            except SourceError as error:
+                self._lose(inode, view, error)
+                continue
+            differences = view.differ.take(seen.look, sampled)
+            parts.append((self._named(inode, differences), differences))
+            self._forget(view)
+            # Of watched connections, all are seen but those whose records could not be delivered.
+            told = int(is_opening(differences.events).sum())
+            opened += seen.opened if seen.counted else told
+            counted += seen.counted or told + seen.lost
+            if seen.lost:
+                lost_since_ns = min(lost_since_ns or seen.lost_since_ns, seen.lost_since_ns)
+                lost += seen.lost
+            self._tell(seen)
+        self._sampled -= sampled
+        self._until_ns = before_ns
+        until_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        events = np.concatenate([no_events(), *(each for each, _ in parts)])
+        early_ns = np.concatenate([np.zeros(0, np.uint64), *(each.early_ns for _, each in parts)])
+        order = np.argsort(events["ts_ns"], kind="stable")
+        batch = self._batch(events[order], early_ns[order])
+        if lost:
+            batch = replace(batch, lost=lost, lost_since_ns=lost_since_ns, lost_until_ns=until_ns)
+        return replace(batch, opened=opened, counted=counted)
+
+    def _tell(self, seen: Seen) -> None:
+        for trouble in seen.troubles:
+            self._warn(trouble, trouble.lstrip("0123456789"))
+
+    def _lose(self, inode: int, view: _View, error: SourceError) -> None:
+        """A namespace can't be looked at any more: it ended, or its process did; without our own there is nothing."""
+        if view.window.namespace.pid is None:
+            raise error
+        view.window.close()
+        del self._views[inode]
+        self._walk_due_ns = 0  # it may be seen through another process
+
+    def _named(self, inode: int, differences: Differences) -> Events:
+        """The events with what only the reader knows: endpoint, namespace and owner."""
+        events = differences.events
+        events["endpoint_id"] = self._watched.endpoint_ids(events["daddr"], events["dport"])
+        if inode:
+            events["netns"] = inode
+            events["flags"] |= np.uint32(EventFlag.HAS_NETNS)
+        asked = np.flatnonzero((is_opening(events) | is_adopted(events)) & (differences.inodes != 0))
+        if os.geteuid():  # the sockets of others would be looked for in vain
+            asked = asked[differences.uids[asked] == os.geteuid()]
+        if len(asked):
+            found = self._owners.find(differences.inodes[asked].tolist()).found
+            for index, number in zip(asked.tolist(), differences.inodes[asked].tolist(), strict=True):
+                if number in found:
+                    _set_owner(events[index], found[number])
+        return events
+
+    def _forget(self, view: _View) -> None:
+        """Inodes of sockets that are gone are used again, by others."""
+        inodes = frozenset(view.differ.inodes.tolist())
+        self._owners.forget(view.inodes - inodes)
+        view.inodes = inodes
+
+
+def _set_owner(event: Events, owner: Owner) -> None:
+    event["pid"], event["comm"] = owner.pid, owner.comm
+    flags = EventFlag.OWNER | EventFlag.HAS_TASK
+    if owner.cgroup_id >= 0:
+        event["cgroup_id"] = owner.cgroup_id
+        flags |= EventFlag.HAS_CGROUP
+    event["flags"] |= np.uint32(flags)

@@ -1,0 +1,287 @@
+"""Windows: one network namespace, looked at through sock_diag or through /proc, and what is seen in it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime_ns
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fallback.counters import parse_snmp
+from fallback.diag_records import DIAG_DTYPE, Records
+from fallback.differ import Differ, Look, keys_of, sockets_of
+from fallback.namespaces import Namespace, OpenProcess
+from fallback.proc_net import read_tcp
+from fallback.sock_diag import ALL_STATES, DestroyListener, Dumper
+from fallback.sockets import Sockets
+from fallback.watched import Watched
+from fallback.ways import INBOUND
+from tracer.errors import SourceError
+from tracer.events import TcpState
+
+_LISTEN = 1 << TcpState.LISTEN
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one look through a window brought.
+
+    Attributes:
+        look: for the differ.
+        lost: records of ended sockets that the kernel could not deliver, at least; in (lost_since_ns, look.taken_ns].
+        opened: connections to any address that were seen for the first time, of `counted` that the kernel says were opened;
+            both 0 where only watched ones are looked at.
+        troubles: what went wrong, in words.
+    """
+
+    look: Look
+    lost: int = 0
+    lost_since_ns: int = 0
+    opened: int = 0
+    counted: int = 0
+    troubles: tuple[str, ...] = field(default=())
+
+
+class Window(Protocol):
+    """A namespace that can be looked at."""
+
+    @property
+    def namespace(self) -> Namespace:
+        """Which one."""
+        ...
+
+    def stirred(self) -> bool:
+        """Whether a connection was opened, or something ended, since the last look; cheap."""
+        ...
+
+    def look(self, differ: Differ) -> Seen:
+        """See what is there. Raises SourceError if it can't be any more."""
+        ...
+
+    def watch(self, watched: Watched) -> None:
+        """Look for these from now on."""
+        ...
+
+    def close(self) -> None:
+        """Leave."""
+        ...
+
+
+def active_opens(proc_root: Path, namespace: Namespace) -> int | None:
+    """Connections opened in a namespace since it was made; None: not known."""
+    with OpenProcess(proc_root, namespace.pid) as process:
+        text = process.read("net/snmp") if process.netns == namespace.inode or not namespace.inode else None
+    return None if text is None else parse_snmp(text).active_opens
+
+
+class DiagWindow:
+    """sock_diag: dumps, and a record of every socket that ends."""
+
+    def __init__(self, namespace: Namespace, watched: Watched, proc_root: Path) -> None:
+        """Open both sockets in the namespace.
+
+        Raises:
+            SourceError: sock_diag is not to be had, or the namespace can't be entered.
+        """
+        self.namespace = namespace
+        self._watched = watched
+        self._proc_root = proc_root
+        self._opens = -1
+        self._held: list[tuple[Records, NDArray[np.int64]]] = []
+        with _netns_of(proc_root, namespace) as netns_fd:
+            self._listener = DestroyListener(netns_fd, watched.remotes)
+            try:
+                self._dumper = Dumper(netns_fd)
+            except SourceError:
+                self._listener.close()
+                raise
+
+    def close(self) -> None:
+        """Leave."""
+        self._listener.close()
+        self._dumper.close()
+
+    def watch(self, watched: Watched) -> None:
+        """Look for these from now on.
+
+        Raises:
+            SourceError: the kernel takes no filter.
+        """
+        self._watched = watched
+        self._listener.watch(watched.remotes)
+
+    def stirred(self) -> bool:
+        """Whether a connection was opened, or something is left to be judged."""
+        opens = active_opens(self._proc_root, self.namespace)
+        changed = opens is None or opens != self._opens
+        self._opens = -1 if opens is None else opens
+        return changed or bool(self._held)
+
+    def look(self, differ: Differ) -> Seen:
+        """Dump, and take the records of what ended.
+
+        A record that came before the dump can be judged by it: what lingers is in it. One that came after it may belong to a
+        socket that the dump shows alive, or that was opened behind its back, and waits for the next.
+
+        Raises:
+            SourceError: a socket died, or the kernel refuses.
+        """
+        before = self._listener.read()
+        snapshot = self._dumper.dump(ALL_STATES & ~_LISTEN, self._watched.remotes)
+        after = self._listener.read()
+        picture = self._of_interest(snapshot.records)
+        alive = picture["cookie"][picture["state"] != TcpState.TIME_WAIT]
+        late = self._of_interest(after.records)
+        judgeable = ~np.isin(late["cookie"], alive) & np.isin(late["cookie"], differ.cookies)
+        parts = [*self._held, _since(self._of_interest(before.records), before.since_ns), _since(late[judgeable], after.since_ns)]
+        self._held = [_since(late[~judgeable], after.since_ns)] if not judgeable.all() else []
+        ended = np.concatenate([records for records, _ in parts])
+        since_ns = np.concatenate([times for _, times in parts])
+        lost = sum(each.overruns if each.lost is None else each.lost for each in (before, after))
+        malformed = before.malformed + after.malformed + snapshot.malformed
+        troubles = [f"{malformed} messages of sock_diag could not be read"] if malformed else []
+        if snapshot.interrupted:
+            troubles.append("the kernel's table of sockets changed under every dump; some may be missing in it")
+        look = Look(sockets_of(picture), snapshot.since_ns, picture, ended, since_ns)
+        return Seen(look, lost, before.since_ns, troubles=tuple(troubles))
+
+    def _of_interest(self, records: Records) -> Records:
+        """Those to what is watched, but for those that were opened from outside."""
+        kept = self._watched.endpoint_ids(records["raddr"], records["rport"]) != 0
+        if kept.any() and any(remote.port == 0 for remote in self._watched.remotes):
+            listening = self._dumper.dump(_LISTEN).records["lport"]
+            kept &= ~np.isin(records["lport"], listening)
+        return np.asarray(records[kept], DIAG_DTYPE)
+
+
+def _since(records: Records, since_ns: int) -> tuple[Records, NDArray[np.int64]]:
+    return records, np.full(len(records), since_ns, np.int64)
+
+
+class _netns_of:  # noqa: N801 - a context manager, used as a function
+    """An open descriptor of a namespace; None for this process' own."""
+
+    def __init__(self, proc_root: Path, namespace: Namespace) -> None:
+        self._path = None if namespace.pid is None else proc_root / str(namespace.pid) / "ns/net"
+        self._inode = namespace.inode
+        self._fd: int | None = None
+
+    def __enter__(self) -> int | None:
+        if self._path is None:
+            return None
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            found = os.fstat(self._fd).st_ino
+        except OSError as error:
+            self.__exit__()
+            raise SourceError(f"the network namespace of {self._path} can't be opened: {error.strerror}") from error
+        if found != self._inode:
+            self.__exit__()
+            raise SourceError(f"{self._path} is another network namespace by now")
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class ProcWindow:
+    """/proc/net/tcp and tcp6: pictures, and the kernel's count of connections to measure them by."""
+
+    def __init__(self, namespace: Namespace, watched: Watched, proc_root: Path, space: bytearray) -> None:
+        """Look once, to see whether it can be.
+
+        Args:
+            namespace: which one, and the process to see it through.
+            watched: what to look for.
+            proc_root: where /proc is.
+            space: memory to read into, shared with other windows.
+
+        Raises:
+            SourceError: neither file can be read.
+        """
+        self.namespace = namespace
+        self._watched = watched
+        self._proc_root = proc_root
+        self._space = space
+        self._opens = self._counted = -1
+        self._keys: NDArray[np.uint64] | None = None
+        self.look(Differ())
+        self._keys, self._counted = None, -1
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def watch(self, watched: Watched) -> None:
+        """Look for these from now on."""
+        self._watched = watched
+
+    def stirred(self) -> bool:
+        """Whether a connection was opened."""
+        opens = active_opens(self._proc_root, self.namespace)
+        changed = opens is None or opens != self._opens
+        self._opens = -1 if opens is None else opens
+        return changed
+
+    def look(self, differ: Differ) -> Seen:
+        """Read both files.
+
+        Raises:
+            SourceError: neither can be read.
+        """
+        opens = active_opens(self._proc_root, self.namespace)
+        taken_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        picture = read_tcp(self._proc_root, self.namespace.pid, space=self._space)
+        if not picture.files:
+            reason = "; ".join(map(str, picture.troubles)) or "no such files"
+            raise SourceError(f"the sockets of network namespace {self.namespace.inode} can't be read: {reason}")
+        troubles = [str(trouble) for trouble in picture.troubles if trouble.errno != errno.ENOENT]
+        if picture.malformed:
+            troubles.append(f"{picture.malformed} lines of /proc/net/tcp or tcp6 could not be read")
+        if not picture.columns_known:
+            troubles.append("/proc/net/tcp has other columns than this version knows")
+        outbound = outbound_of(picture.rows)
+        opened, counted = self._census(outbound, opens)
+        watched = self._watched.endpoint_ids(outbound["raddr"], outbound["rport"]) != 0
+        return Seen(Look(outbound[watched], taken_ns), opened=opened, counted=counted, troubles=tuple(troubles))
+
+    def _census(self, rows: Sockets, opens: int | None) -> tuple[int, int]:
+        """(connections seen for the first time, connections opened as the kernel counts) since the last look."""
+        known, self._keys = self._keys, keys_of(rows)
+        counted, self._counted = self._counted, -1 if opens is None else opens
+        if known is None or opens is None or counted < 0:
+            return 0, 0
+        opened = max(opens - counted, 0)
+        return min(int((~np.isin(self._keys, known)).sum()), opened), opened
+
+
+def outbound_of(rows: Sockets) -> Sockets:
+    """Sockets that this side opened: not those that listen, and not those on a port that somebody listens on."""
+    inbound = np.isin(rows["state"], INBOUND)
+    listening = np.unique(rows["lport"][rows["state"] == TcpState.LISTEN])
+    return np.asarray(rows[~inbound & ~np.isin(rows["lport"], listening)], rows.dtype)
+
+
+Opener = Callable[[Namespace], Window]
+
+
+def open_window(namespace: Namespace, openers: Iterable[Opener]) -> Window:
+    """A window to a namespace, by the first way that works.
+
+    Raises:
+        SourceError: none does; it says why the last one does not.
+    """
+    failed = SourceError("there is no way to look at sockets")
+    for opener in openers:
+        try:
+            return opener(namespace)
+        except SourceError as error:
+            failed = error
+    raise failed
