@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
 
 from tests.lab.images import Images
-from tests.lab.scenario import Label, Scenario, play
+from tests.lab.scenario import CAPTURES, Label, Scenario, play
 from tests.lab.scenarios import SCENARIOS
 
 OUT = Path("build/lab")
@@ -31,24 +32,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help=f"where captures go (default: {OUT})")
     parser.add_argument("--list", action="store_true", help="say what there is, and end")
     options = parser.parse_args(arguments)
-    assert len({item.name for item in SCENARIOS}) == len(SCENARIOS), "two scenarios of one name"
-    chosen = [item for item in SCENARIOS if not options.only or any(fnmatch(item.name, glob) for glob in options.only)]
+    chosen = scenarios(options.only)
     if options.list:
         for item in chosen:
             print(f"{item.name:32} {item.fault or 'healthy':14} {item.summary}")
         return 0
-    if not chosen:
-        print(f"lab: no scenario matches {' '.join(options.only)}; see --list", file=sys.stderr)
+    lacking = lacks(chosen, options.only)
+    if lacking is not None:
+        print(f"lab: {lacking}", file=sys.stderr)
         return 1
+    enter_namespace("tests.lab")
+    return play_all(chosen, options.out.resolve())
+
+
+def scenarios(globs: list[str] | None) -> list[Scenario]:
+    """Those whose name matches one of these; all for None."""
+    assert len({item.name for item in SCENARIOS}) == len(SCENARIOS), "two scenarios of one name"
+    return [item for item in SCENARIOS if not globs or any(fnmatch(item.name, glob) for glob in globs)]
+
+
+def lacks(chosen: list[Scenario], globs: list[str] | None) -> str | None:
+    """Why these, which were chosen by globs, can't be played here; None if they can be."""
+    if not chosen:
+        return f"no scenario matches {' '.join(globs or ())}; see --list"
     missing = missing_programs(chosen)
     if missing:
-        print(f"lab: not installed: {', '.join(missing)}; `apt install` them, see .ci/setup", file=sys.stderr)
-        return 1
-    if os.geteuid() != 0:
-        print("lab: needs root, for the network namespace and for eBPF", file=sys.stderr)
-        return 1
-    enter_namespace()
-    return play_all(chosen, options.out.resolve())
+        return f"not installed: {', '.join(missing)}; `apt install` them, see .ci/setup"
+    return None if os.geteuid() == 0 else "needs root, for the network namespace and for eBPF"
 
 
 def missing_programs(chosen: list[Scenario]) -> list[str]:
@@ -57,17 +67,17 @@ def missing_programs(chosen: list[Scenario]) -> list[str]:
     return sorted(name for name in wanted if shutil.which(name) is None)
 
 
-def enter_namespace() -> None:
-    """Start again in a network namespace of our own, unless that is where we are."""
+def enter_namespace(module: str) -> None:
+    """Start this module again in a network namespace of our own, unless that is where we are."""
     here = str(Path("/proc/self/ns/net").readlink())
     if os.environ.setdefault(_OUTSIDE, here) == here:
-        command = ["unshare", "--net", "--", sys.executable, "-m", "tests.lab", *sys.argv[1:]]
+        command = ["unshare", "--net", "--", sys.executable, "-m", module, *sys.argv[1:]]
         os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
-def play_all(chosen: list[Scenario], out: Path) -> int:
-    """One after another; a failure does not keep the next from being played."""
+def play_all(chosen: list[Scenario], out: Path, captures: Mapping[str, str] = CAPTURES) -> int:
+    """One after another, each recorded into these captures by source; a failure does not keep the next from being played."""
 
     def ended(_number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + signal.SIGTERM)
@@ -79,7 +89,7 @@ def play_all(chosen: list[Scenario], out: Path) -> int:
         for item in chosen:
             begun = time.monotonic()
             try:
-                said = outcome(play(item, out, Path(scratch), images))
+                said = outcome(play(item, out, Path(scratch), images, captures))
             except Exception as error:  # noqa: BLE001 - whatever it is, the others are played
                 failed.append(item.name)
                 said = f"FAILED: {type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from tests.live import Watching, connections
 
 AFTER_S = 2.0  # of recording once the traffic is over: last FINs, last samples
 ROLES = ("api", "auth", "blob", "mirror", "proxy", "private")
+CAPTURES = {"auto": "trace.arrows"}
+"""Who records a scenario unless asked otherwise: a source and the name of its capture."""
 _T = TypeVar("_T")
 
 
@@ -69,7 +71,7 @@ class Label:
 
 
 class Stage:
-    """What a scenario runs on: servers that end with it, the tracer, and notes for the label.
+    """What a scenario runs on: servers that end with it, the tracers, and notes for the label.
 
     Attributes:
         folder: private to the scenario, empty at the start.
@@ -77,10 +79,17 @@ class Stage:
         images: what registries serve; `publish` before the recording.
     """
 
-    def __init__(self, folder: Path, trace: Path, images: Images) -> None:
+    def __init__(self, folder: Path, captures: Mapping[str, Path], images: Images) -> None:
+        """Prepare.
+
+        Args:
+            folder: private to the scenario, empty.
+            captures: what each source records into, by its name; the label says what the first one saw.
+            images: what registries serve.
+        """
         self.folder = folder
         self.label = Label()
-        self._trace = trace
+        self._captures = captures
         self.images = images
         self._stack = ExitStack()
         self._count = 0
@@ -132,16 +141,16 @@ class Stage:
         roles = self.folder / "roles.toml"
         roles.write_text("[roles]\n" + "".join(f'"{spec}" = "{role}"\n' for spec, role in self.label.endpoints.items()))
         specs = [f"--registry={spec}" for spec in self.label.endpoints]
-        command = ["record", str(self._trace), "--json", f"--config={roles}", *specs]
-        tracer = Watching(*command)
-        try:
+        tracers: list[Watching] = []
+        with ExitStack() as running:
+            for source, capture in self._captures.items():
+                tracers.append(Watching("record", str(capture), "--json", f"--source={source}", f"--config={roles}", *specs))
+                running.callback(tracers[-1].stop)
             self.label.started_ns = now_ns()
             yield
             self.label.ended_ns = now_ns()
             time.sleep(AFTER_S)
-        finally:
-            lines = tracer.stop()
-        rows = connections(lines)
+        rows = connections([json.loads(line) for line in tracers[0].raw])
         self.label.connections = len(rows)
         used = {row["endpoint"] for row in rows}
         # a mirror that has everything keeps its clients from the registry behind it
@@ -176,8 +185,15 @@ class Stage:
         self._stack.close()
 
 
-def play(scenario: Scenario, out: Path, scratch: Path, images: Images) -> Label:
-    """Play a scenario, and put its capture and label into OUT/NAME; an older capture stays if this one fails.
+def play(scenario: Scenario, out: Path, scratch: Path, images: Images, captures: Mapping[str, str] = CAPTURES) -> Label:
+    """Play a scenario, and put its captures and label into OUT/NAME; older ones stay if this fails.
+
+    Args:
+        scenario: which.
+        out: folder of all scenarios' captures.
+        scratch: for files that are needed while it is played.
+        images: what registries serve.
+        captures: who records it: the name of a capture by source.
 
     Raises:
         AssertionError, RuntimeError, OSError: it could not be played as meant; what a server said is in the message.
@@ -187,7 +203,7 @@ def play(scenario: Scenario, out: Path, scratch: Path, images: Images) -> Label:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     folder.mkdir(parents=True)
-    stage = Stage(folder, fresh / "trace.arrows", images)
+    stage = Stage(folder, {source: fresh / name for source, name in captures.items()}, images)
     try:
         try:
             scenario.run(stage)

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tracer.analysis import Analysis
 from tracer.captures import open_trace
+from tracer.connections import Connections, blank_connections
 from tracer.findings import Finding, FindingState
 from tracer.roles import Role
 from tracer.rules.settings import RuleSettings
@@ -44,13 +47,20 @@ class Score:
 def findings_of(folder: Path, rule_set: str, roles: dict[str, str]) -> list[Finding]:
     """Every finding line of a capture under a rule set, with the roles of its endpoints by label."""
     (path,) = folder.glob("trace.*")
+    return replayed(path, rule_set, roles)[1]
+
+
+def replayed(path: Path, rule_set: str, roles: dict[str, str]) -> tuple[Analysis, list[Finding], Connections]:
+    """A capture under a rule set: the analysis at its end, every finding line, and the connections that ended in it."""
     trace = open_trace(path)
     try:
         header = trace.header
         settings = RuleSettings(rule_set, roles={label: Role(role) for label, role in roles.items()})
         analysis = Analysis(header.source, header.resolution_ns, header.endpoints, settings, header.roles())
-        found = [finding for batch in trace.batches() for finding in analysis.feed(batch).findings]
-        return [*found, *analysis.close()]
+        progress = [analysis.feed(batch) for batch in trace.batches()]
+        found = [finding for each in progress for finding in each.findings]
+        ended = np.concatenate([blank_connections(0), *(each.ended for each in progress)])
+        return analysis, [*found, *analysis.close()], ended
     finally:
         trace.close()
 
