@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test slow lint types check lab scoreboard bench clean
+.PHONY: help run test slow lint types check lab equivalence scoreboard bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -39,6 +39,10 @@ check: lint types test ## all of lint, types and test
 lab: ## play every scenario against real registries, proxies and clients, into build/lab (root; 80 minutes)
 	@PYTHON=$(PYTHON) sh .ci/setup lab
 	$(BIN)/python -m tests.lab
+
+equivalence: ## play every scenario for all sources at once, into build/equivalence, and compare what they see (root; 90 minutes)
+	@PYTHON=$(PYTHON) sh .ci/setup lab
+	$(BIN)/python -m tests.lab.equivalence
 
 scoreboard: ## what each rule set makes of the scenarios: those in build/lab, or else those kept in replays
 	@PYTHON=$(PYTHON) sh .ci/setup lint
