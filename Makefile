@@ -49,7 +49,7 @@ scoreboard: ## what each rule set makes of the scenarios: those in build/lab, or
 	@if ls build/lab/*/label.json >/dev/null 2>&1; then $(BIN)/python -m tests.lab.scoreboard build/lab; \
 		else $(BIN)/python -m tests.lab.scoreboard replays; fi
 
-bench: ## measure against tcpstates and bpftrace, in one run (root; a few minutes)
+bench: ## measure against tcpstates, bpftrace, ss and psutil, in one run (root; 12 minutes)
 	@PYTHON=$(PYTHON) sh .ci/setup bench
 	$(BIN)/python -m tests.bench
 

@@ -17,13 +17,15 @@ from typing import NoReturn
 from tests.bench.live import measure_cpu, measure_loss, measure_throughput
 from tests.bench.load import Servers, cpu_ticks
 from tests.bench.machine import facts, tracefs
+from tests.bench.polling import PollingPlan, measure_polling
 from tests.bench.replay import measure_replay
 from tests.bench.startup import measure_startup
 from tests.bench.table import Row, table
 from tracer.source import EBPF, choose_source, probe_host
 
 _IDLE_S = 1.0
-_PARTS = ("kernel", "throughput", "loss", "cpu", "replay", "startup")
+_PARTS = ("polling", "kernel", "throughput", "loss", "cpu", "replay", "startup")
+_WITHOUT_EBPF = {"polling", "replay"}
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,19 @@ class _Plan:
     cpu: tuple[int, float]
     replay: tuple[int, int]  # transitions, rounds
     startup: int  # rounds
+    polling: PollingPlan
 
 
-_DEFAULT = _Plan(kernel=(5, 0.8), throughput=(5, 1.2), loss=(3, 3.0), cpu=(3, 3.0), replay=(1_200_000, 5), startup=3)
-_QUICK = _Plan(kernel=(1, 0.5), throughput=(1, 0.7), loss=(1, 1.0), cpu=(1, 1.0), replay=(1_000_000, 1), startup=1)
+_DEFAULT = _Plan(
+    kernel=(5, 0.8), throughput=(5, 1.2), loss=(3, 3.0), cpu=(3, 3.0), replay=(1_200_000, 5), startup=3,
+    polling=PollingPlan(
+        pictures=((1_000, 11), (10_000, 7), (100_000, 5)), watching=(1_000, 10_000), windows=(2, 10.0), recall=(3, 2.0)
+    ),
+)  # fmt: skip
+_QUICK = _Plan(
+    kernel=(1, 0.5), throughput=(1, 0.7), loss=(1, 1.0), cpu=(1, 1.0), replay=(1_000_000, 1), startup=1,
+    polling=PollingPlan(pictures=((1_000, 3), (10_000, 3)), watching=(1_000,), windows=(1, 3.0), recall=(1, 1.0)),
+)  # fmt: skip
 
 
 def _say(text: str) -> None:
@@ -80,11 +91,13 @@ def _measure(plan: _Plan, parts: list[str]) -> tuple[list[Row], str | None]:
     """(rows, why the live ones are missing)."""
     rows: list[Row] = []
     reason = None
-    if set(parts) - {"replay"}:
+    if "polling" in parts:  # first, as the loads of the others leave TIME_WAIT, which would be in every picture
+        rows += measure_polling(plan.polling, _say)
+    if set(parts) - _WITHOUT_EBPF:
         choice = choose_source(probe_host(), EBPF)
         if choice.source is None or os.geteuid() != 0:
             reason = choice.why if choice.source is None else "not root"
-            _say(f"{reason}; only the replay rows are measured")
+            _say(f"{reason}; only the rows of polling and replay are measured")
         else:
             rows += _live_rows(plan, parts)
     if "replay" in parts:
@@ -104,7 +117,7 @@ def _interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
 def main() -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of everything, under a minute")
+    parser.add_argument("--quick", action="store_true", help="one round of everything, under two minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the raw numbers there")
     parser.add_argument("--only", action="append", choices=_PARTS, help="some parts only; repeatable")
     options = parser.parse_args()

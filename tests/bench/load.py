@@ -10,7 +10,7 @@ CLOSE -> SYN_SENT -> ESTABLISHED -> CLOSE_WAIT -> LAST_ACK -> CLOSE.
 A pair is one client process and one server process, and the two wait for each other. One pair leaves about half of two cores
 idle; one pair a core leaves none.
 
-Run as `python load.py serve FD | client PORT SECONDS RATE COUNT_MAX`, so that neither numpy nor the tracer is in its way.
+Run as `python load.py serve FD HOLD_S | client PORT SECONDS RATE COUNT_MAX`, so that neither numpy nor the tracer is in its way.
 """
 
 from __future__ import annotations
@@ -69,7 +69,13 @@ def cpu_ticks() -> tuple[int, int]:
 class Servers:
     """Listening sockets, each with a process that accepts and closes."""
 
-    def __init__(self, pairs: int) -> None:
+    def __init__(self, pairs: int, hold_s: float = 0.0) -> None:
+        """Start them.
+
+        Args:
+            pairs: how many.
+            hold_s: each keeps a connection open that long before it closes it, one after the other.
+        """
         self._children: list[Child] = []
         self.ports: list[int] = []
         try:
@@ -78,7 +84,7 @@ class Servers:
                     listener.bind((ADDRESS, 0))
                     listener.listen(1024)
                     self.ports.append(listener.getsockname()[1])
-                    arguments = [sys.executable, "-I", "-S", __file__, "serve", str(listener.fileno())]
+                    arguments = [sys.executable, "-I", "-S", __file__, "serve", str(listener.fileno()), f"{hold_s}"]
                     self._children.append(Child(arguments, pass_fds=[listener.fileno()]))
         except BaseException:
             self.close()
@@ -153,11 +159,14 @@ def start_continuous(port: int, seconds_s: float, rate_per_s: float) -> Child:
     return client
 
 
-def _serve(fd: int) -> None:
+def _serve(fd: int, hold_s: float) -> None:
     listener = socket.socket(fileno=fd)
     accept = listener._accept  # type: ignore[attr-defined]  # a bare descriptor: no object per connection
     while True:
-        os.close(accept()[0])
+        connection = accept()[0]
+        if hold_s:
+            time.sleep(hold_s)
+        os.close(connection)
 
 
 def _connect(target: tuple[str, int]) -> bool:
@@ -197,6 +206,6 @@ def _client(port: int, seconds_s: float, rate_per_s: float, count_max: int) -> N
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        _serve(int(sys.argv[2]))
+        _serve(int(sys.argv[2]), float(sys.argv[3]))
     else:
         _client(int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]))

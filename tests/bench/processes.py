@@ -40,6 +40,7 @@ class Child:
         stdout: IO[bytes] | None = None,
         pass_fds: list[int] | None = None,
         environment: dict[str, str] | None = None,
+        user: int | None = None,
     ) -> None:
         """Start it.
 
@@ -49,6 +50,7 @@ class Child:
             stdout: where its output goes otherwise; None is /dev/null.
             pass_fds: descriptors it inherits.
             environment: added to the benchmark's.
+            user: whose process it is, and the group of that number; None is the benchmark's own.
 
         Raises:
             OSError: it can't be started.
@@ -66,6 +68,10 @@ class Child:
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - the benchmark has no threads
             bufsize=0,
             env=os.environ | (environment or {}),
+            cwd=None if user is None else "/",
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
         self.pid = self._process.pid
 
@@ -169,3 +175,16 @@ class Child:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
+
+
+def cost_of_program(command: list[str]) -> tuple[float, float]:
+    """Run a program to its end, its output to /dev/null.
+
+    Returns:
+        (user and system time with its start, wall time), in s.
+    """
+    actions = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+    started_s = time.perf_counter()
+    pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
+    _, _, used = os.wait4(pid, 0)
+    return used.ru_utime + used.ru_stime, time.perf_counter() - started_s
