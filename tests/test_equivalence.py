@@ -61,6 +61,17 @@ def test_the_same_ends_at_another_time_are_another_connection() -> None:
     assert pairs(rows(one()), rows(shifted_by(one(), 5))) == []
 
 
+def test_a_connection_that_is_told_late_is_the_same_and_outside_of_its_interval() -> None:
+    assert kinds(found(rows(one()), rows(shifted_by(one(), 1)))) == ["opened_ns OUTSIDE", "closed_ns OUTSIDE"]
+
+
+def test_what_overlaps_is_taken_before_what_is_nearer() -> None:
+    long, again = one(life_s=9), shifted_by(one(), 10)
+    again["skaddr"] += np.uint64(64)
+    assert pairs(rows(again), rows(long, shifted_by(again, -0.5))) == [(0, 1)]
+    assert pairs(rows(shifted_by(again, -2)), rows(long, shifted_by(again, -1.9))) == [(0, 0)]
+
+
 def test_the_nearest_of_several_with_the_same_ends_is_taken() -> None:
     again = shifted_by(one(), 0.015)
     again["skaddr"] += np.uint64(64)

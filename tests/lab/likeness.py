@@ -19,6 +19,8 @@ from tracer.text import comm_text, printable
 MS_NS = 1_000_000
 TOLERANCE_NS = 5 * MS_NS
 """By which a time may lie outside of the interval that is given for it: the clocks are read on different paths."""
+NEAR_NS = 3_000 * MS_NS
+"""So far apart in time are two accounts of one connection at most, where one of them is wrong about the time."""
 LIVES = (("under 1 ms", MS_NS), ("1 to 50 ms", 50 * MS_NS), ("longer", 1 << 62))
 """Classes of lifetimes, each with where it ends in ns; what did not end is longer."""
 TIMES = ("opened_ns", "closed_ns")
@@ -64,7 +66,10 @@ class Likeness:
 
 
 def pairs(truth: Connections, other: Connections) -> list[tuple[int, int]]:
-    """Which rows are of the same connection: the same ends at the same time; each in one pair at most, the nearest first."""
+    """Which rows are of the same connection: the same ends at the same time, or else nearly so; each in one pair at most.
+
+    What overlaps goes before what does not, then the nearest.
+    """
     by_ends: dict[tuple[bytes, int, bytes, int], list[int]] = defaultdict(list)
     for index, row in enumerate(other):
         by_ends[_ends(row)].append(index)
@@ -73,11 +78,12 @@ def pairs(truth: Connections, other: Connections) -> list[tuple[int, int]]:
         since_ns, until_ns = _span(row)
         for there in by_ends.get(_ends(row), ()):
             its_since_ns, its_until_ns = _span(other[there])
-            if its_since_ns <= until_ns + TOLERANCE_NS and since_ns <= its_until_ns + TOLERANCE_NS:
-                near.append((abs(its_since_ns - since_ns), index, there))
+            apart_ns = max(its_since_ns - until_ns, since_ns - its_until_ns)
+            if apart_ns <= NEAR_NS:
+                near.append((apart_ns > TOLERANCE_NS, abs(its_since_ns - since_ns), index, there))
     taken: dict[int, int] = {}
     used: set[int] = set()
-    for _, index, there in sorted(near):
+    for _, _, index, there in sorted(near):
         if index not in taken and there not in used:
             taken[index] = there
             used.add(there)
