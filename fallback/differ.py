@@ -15,6 +15,7 @@ record is on its way: where records come, it is given one more look.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,9 @@ _HAS_WAY = np.zeros((_N_STATES, _N_STATES), bool)
 for _first, _ends in WAYS.items():
     _HAS_WAY[_first, list(_ends)] = True
 TIMER_TIME_WAIT = 3
+_RECORD_DELAY_NS = 20_000_000
+_TOLD_MAX = 1 << 14
+_LINGERS_SURELY_NS = 30_000_000_000  # half of TCP_TIMEWAIT_LEN, include/net/tcp.h
 _FIN_SEEN = (S.CLOSE_WAIT, S.LAST_ACK, S.CLOSING)
 
 
@@ -45,17 +49,22 @@ class Look:
 
     Attributes:
         sockets: SOCKET_DTYPE, those that are watched; those that listen or were opened from outside are passed over.
-        taken_ns: boottime at which the picture was begun.
+        began_ns, taken_ns: boottime at which the picture was begun, and at which it was complete: it is no snapshot, each
+            socket was looked at at some time between.
         counters: DIAG_DTYPE, aligned with `sockets`; None where there are none (/proc).
         ended: DIAG_DTYPE: watched sockets that the kernel has freed and that were not in this picture any more.
         ended_since_ns: int64, shape (n_ended,): boottime after which each ended; its `received_ns` is the latest.
+        orderly: nothing happened since the last look that takes a TIME_WAIT away before its time, so that a socket that was
+            closed in order and does not linger was closed by its peer first.
     """
 
     sockets: Sockets
+    began_ns: int
     taken_ns: int
     counters: Records | None = None
     ended: Records | None = None
     ended_since_ns: NDArray[np.int64] | None = None
+    orderly: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,10 @@ class Differ:
         self._numbers = numbers or numbers_from()
         self._with_records = with_records
         self._before = _empty()
-        self._taken_ns = -1
+        self._began_ns = -1  # of the last picture, and of the one before
+        self._began_before_ns = -1
+        self._lingering: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._told: OrderedDict[int, None] = OrderedDict()
         self._widened = False
 
     def __len__(self) -> int:
@@ -125,8 +137,8 @@ class Differ:
 
     def note_quiet(self, until_ns: int) -> None:
         """Nothing was opened up to a boottime, as the kernel's counter says; for a namespace with nothing open."""
-        if self._taken_ns >= 0:
-            self._taken_ns = max(self._taken_ns, until_ns)
+        if self._began_ns >= 0:
+            self._began_ns = self._began_before_ns = max(self._began_ns, until_ns)
 
     def rewatch(self, is_watched: Callable[[Sockets], NDArray[np.bool_]]) -> None:
         """Other remotes are watched from now on: what is not any more is forgotten, what the next look shows was open before."""
@@ -142,16 +154,17 @@ class Differ:
         """
         now, counters = self._table(look)
         steps = Steps()
-        first = self._taken_ns < 0
         settled = self._end(look, now, steps)
-        if first:
+        now, counters = self._without_unexplained(now, counters, settled)
+        if self._began_ns < 0:
             self._adopt(now, counters, steps, settled, look.taken_ns)
         else:
             if self._widened:
                 self._widen(now, counters, steps, look.taken_ns)
             now = self._compare(now, counters, steps, settled, look.taken_ns)
             self._sample(now, counters, steps, sampled, look.taken_ns)
-        self._before, self._taken_ns = now, look.taken_ns
+        self._before = now
+        self._began_before_ns, self._began_ns = self._began_ns, look.began_ns
         return steps.differences()
 
     def _table(self, look: Look) -> tuple[_Table, Records | None]:
@@ -167,14 +180,28 @@ class Differ:
             last = np.append(keys[1:] != keys[:-1], True)
             index, keys = index[last], keys[last]
         count = len(keys)
-        table = _Table(rows[index], keys, np.zeros(count, np.uint64), np.full(count, look.taken_ns), np.zeros(count, bool))
+        table = _Table(rows[index], keys, np.zeros(count, np.uint64), np.full(count, look.began_ns), np.zeros(count, bool))
         return table, None if look.counters is None else look.counters[index]
+
+    def _without_unexplained(
+        self, now: _Table, counters: Records | None, settled: NDArray[np.uint64]
+    ) -> tuple[_Table, Records | None]:
+        """Where records come, what has just begun to linger waits for its own: it is left out of the picture once."""
+        if not self._with_records:
+            return now, counters
+        lingers = now.rows["state"] == S.TIME_WAIT
+        fresh = lingers & ~np.isin(now.keys, self._lingering) & ~np.isin(now.keys, settled)
+        self._lingering = now.keys[lingers]
+        if self._began_ns < 0 or not fresh.any():
+            return now, counters
+        return now.where(~fresh), None if counters is None else counters[~fresh]
 
     def _end(self, look: Look, now: _Table, steps: Steps) -> NDArray[np.uint64]:
         """Tell of the sockets that were freed; the keys of what lingers of them, which is nothing new."""
         if look.ended is None or look.ended_since_ns is None or not len(look.ended):
             return np.zeros(0, np.uint64)
-        records, since_ns, before = look.ended, look.ended_since_ns, self._before
+        untold = ~np.isin(look.ended["cookie"], np.fromiter(self._told, np.uint64, len(self._told)))
+        records, since_ns, before = look.ended[untold], look.ended_since_ns[untold], self._before
         at, known = _find(before.rows["cookie"], records["cookie"])
         known &= records["cookie"] != 0
         rows = sockets_of(records)
@@ -183,18 +210,22 @@ class Differ:
         lingers = np.isin(keys, now.keys[now.rows["state"] == S.TIME_WAIT])
         state = np.where(known, rows["state"], S.CLOSE)
         established = records["flags"] & np.uint32(DiagFlag.ESTABLISHED) != 0
-        if self._taken_ns < 0:  # nobody knows when they were opened
+        if self._began_ns < 0:  # nobody knows when they were opened
             state = np.where(established, S.ESTABLISHED, S.SYN_SENT)
-        fin_acked = records["flags"] & np.uint32(DiagFlag.FIN_ACKED) != 0
+        # What does not linger any more after so long may have done so before.
+        in_time = look.orderly & (look.taken_ns - since_ns < _LINGERS_SURELY_NS)
+        fin_acked = (records["flags"] & np.uint32(DiagFlag.FIN_ACKED) != 0) & (in_time | np.isin(state, _FIN_SEEN))
         numbers = np.zeros(len(records), np.uint64)
         numbers[known] = before.numbers[at[known]]
         numbers[~known] = self._numbers(int((~known).sum()))
-        seen_ns = np.full(len(records), max(self._taken_ns, 0))
+        # A record may wait in the kernel's queue, and a picture may have been taken around a short life.
+        since_ns = since_ns - _RECORD_DELAY_NS
+        seen_ns = np.full(len(records), max(self._began_before_ns, 0))
         seen_ns[known] = before.seen_ns[at[known]]
         received_ns = records["received_ns"]
         early_ns = np.maximum(received_ns - seen_ns, 0)
         last_early_ns = np.minimum(early_ns, np.maximum(received_ns - since_ns, 0))
-        if self._taken_ns < 0:
+        if self._began_before_ns < 0:
             early_ns = last_early_ns
         code = ((state.astype(np.int64) * 2 + established) * 2 + fin_acked) * 2 + lingers
         for each in np.unique(code).tolist():
@@ -262,20 +293,22 @@ class Differ:
         for each in np.unique(code[code >= 0]).tolist():
             states = S(each // _N_STATES), S(each % _N_STATES)
             own = np.flatnonzero(code == each)
-            since_ns = np.where(opened[own], self._taken_ns, before.seen_ns[at[own]] if len(before.keys) else 0)
+            since_ns = np.where(opened[own], self._began_ns, before.seen_ns[at[own]] if len(before.keys) else 0)
             own_counters = None if counters is None else counters[own]
             times = (np.full(len(own), taken_ns), taken_ns - since_ns)
             way = WAYS[states[0]][states[1]]
             steps.add(now.rows[own], now.numbers[own], states[0], way, *times, counters=own_counters)
         return _with_missed(now, before, waiting)
 
-    @staticmethod
-    def _vanish(before: _Table, index: NDArray[np.intp], steps: Steps, taken_ns: int) -> None:
+    def _vanish(self, before: _Table, index: NDArray[np.intp], steps: Steps, taken_ns: int) -> None:
         """They are gone; nothing says how they ended."""
         index = index[before.rows["state"][index] != S.TIME_WAIT]
         for state in np.unique(before.rows["state"][index]).tolist():
             own = index[before.rows["state"][index] == state]
             early_ns = taken_ns - before.seen_ns[own]
+            self._told.update(dict.fromkeys(before.rows["cookie"][own].tolist()))
+            while len(self._told) > _TOLD_MAX:
+                self._told.popitem(last=False)
             steps.add(before.rows[own], before.numbers[own], S(state), (S.CLOSE,), np.full(len(own), taken_ns), early_ns)
 
     @staticmethod

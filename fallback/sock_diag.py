@@ -86,12 +86,18 @@ class DestroyListener:
         self._sock = netlink.open_netlink(_GROUPS, netns_fd, receive_bytes, netlink.destroy_filter(remotes))
         self.receive_bytes = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self._receiver = netlink.BatchReceiver(self._sock)
+        self._poll = select.poll()
+        self._poll.register(self._sock, select.POLLIN)
         self._dropped = netlink.dropped(self._sock)
         self._since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def fileno(self) -> int:
         """For poll(): readable when something ended."""
         return self._sock.fileno()
+
+    def pending(self) -> bool:
+        """Whether a record waits to be read."""
+        return bool(self._poll.poll(0))
 
     def close(self) -> None:
         """Leave."""

@@ -7,6 +7,7 @@ batches that eBPF gives, with times that are known to lie in an interval.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,8 @@ NAMESPACES_NS = 1_000_000_000
 NAMESPACES_SHARE = 0.25
 """Of the budget, what looking for namespaces may take."""
 NAMESPACES_MAX = 1024
+_AROUND_NS = 300_000
+"""What a look costs beside itself: waking up, and the reads between."""
 _INITIAL_BYTES = 1 << 18
 
 
@@ -45,6 +48,7 @@ class _View:
     window: Window
     differ: Differ
     inodes: frozenset[int] = frozenset()
+    quiet_ns: int = 0
 
 
 class PollingSource:
@@ -70,14 +74,15 @@ class PollingSource:
         self._refused: set[int] = set()
         self._warned: set[str] = set()
         self._warnings: list[str] = []
-        self._due_ns = self._walk_due_ns = self._until_ns = 0
-        self._cost_ns = 0
+        self._due_ns = self._walk_due_ns = self._until_ns = self._spent_ns = 0
+        self._queues = select.poll()
+        self._nothing = EventBatch(no_events(), name, PERIOD_NS)
         self._walked = Namespaces((), 0, 0, None, ())
 
     @property
     def resolution_ns(self) -> int:
-        """How exact times are where little happens, as the first look has shown; each event says how exact its own is."""
-        return max(PERIOD_NS, int(self._cost_ns / self._cpu_share))
+        """How exact times are at best; each event says how exact its own is."""
+        return PERIOD_NS
 
     def watch(self, entries: Iterable[tuple[Remote, int]]) -> None:
         """Watch these (remote, endpoint id) pairs and no others, from the next look on.
@@ -100,10 +105,6 @@ class PollingSource:
         if not self._views:
             raise SourceError("; ".join(self._warnings) or "no network namespace can be seen")
         self._pending = [self._look(at_once=True)]
-        started_ns = thread_time_ns()
-        again = self._look(at_once=True)  # what a look costs shows at the second one
-        self._cost_ns = thread_time_ns() - started_ns
-        self._pending.insert(0, again)
 
     def read(self, *, at_once: bool = False) -> EventBatch:
         """What was seen since the last time; does not wait.
@@ -117,15 +118,29 @@ class PollingSource:
         now_ns = clock_gettime_ns(CLOCK_BOOTTIME)
         if self._pending:
             return self._pending.pop()
-        if now_ns < self._due_ns and not at_once:
-            return self._batch(no_events(), np.zeros(0, np.uint64))
         started_ns = thread_time_ns()
+        if now_ns < self._due_ns and not at_once:
+            self._drain()
+            self._spent_ns += thread_time_ns() - started_ns
+            return self._nothing
         if now_ns >= self._walk_due_ns:
             self._walk(now_ns)
         batch = self._look(at_once)
-        cost_ns = thread_time_ns() - started_ns
+        cost_ns = thread_time_ns() - started_ns + self._spent_ns + _AROUND_NS
+        self._spent_ns = 0
         self._due_ns = now_ns + max(PERIOD_NS // 2, int(cost_ns / self._cpu_share))
+        self._nothing = self._batch(no_events(), np.zeros(0, np.uint64))
         return batch
+
+    def _drain(self) -> None:
+        """Take records before their queues are full: an ordinary user's holds 330."""
+        for fd, _ in self._queues.poll(0):
+            for inode, view in list(self._views.items()):
+                if isinstance(view.window, DiagWindow) and view.window.fileno() == fd:
+                    try:
+                        view.window.drain()
+                    except SourceError as error:
+                        self._lose(inode, view, error)
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
         """Have the counters of these connections told with the next look; /proc has none but unread bytes."""
@@ -151,8 +166,13 @@ class PollingSource:
     def close(self) -> None:
         """Leave every namespace."""
         for view in self._views.values():
-            view.window.close()
+            self._close(view)
         self._views = {}
+
+    def _close(self, view: _View) -> None:
+        if isinstance(view.window, DiagWindow):
+            self._queues.unregister(view.window.fileno())
+        view.window.close()
 
     def _batch(self, events: Events, early_ns: NDArray[np.uint64]) -> EventBatch:
         return EventBatch(events, self.name, self.resolution_ns, early_ns=early_ns, until_ns=self._until_ns)
@@ -183,7 +203,7 @@ class PollingSource:
             self._warn(f"{len(walked.found)} network namespaces are more than are watched ({NAMESPACES_MAX})", "many namespaces")
         for inode in [inode for inode, view in self._views.items() if found.get(inode) != view.window.namespace]:
             if inode not in found:
-                self._views.pop(inode).window.close()
+                self._close(self._views.pop(inode))
             else:  # the process it was seen through has ended; what is known of its sockets stays
                 self._open(found[inode], self._views[inode].differ)
         for namespace in found.values():
@@ -196,7 +216,7 @@ class PollingSource:
     def _open(self, namespace: Namespace, differ: Differ | None) -> None:
         old = self._views.pop(namespace.inode, None)
         if old is not None:
-            old.window.close()
+            self._close(old)
         try:
             window = open_window(namespace, self._openers())
         except SourceError as error:
@@ -206,6 +226,8 @@ class PollingSource:
         with_records = isinstance(window, DiagWindow)
         if self.name == POLLED and not with_records:
             self._warn(f"network namespace {namespace.inode} is seen through /proc alone: sock_diag can't be used in it")
+        if isinstance(window, DiagWindow):
+            self._queues.register(window.fileno(), select.POLLIN)
         self._views[namespace.inode] = _View(window, differ or Differ(self._numbers, with_records))
 
     def _look(self, at_once: bool) -> EventBatch:
@@ -218,8 +240,11 @@ class PollingSource:
         for inode, view in list(self._views.items()):
             quiet_ns = clock_gettime_ns(CLOCK_BOOTTIME)
             if not (view.window.stirred() or len(view.differ) or at_once):
-                view.differ.note_quiet(quiet_ns)
+                # What the check before this one did not see had not begun then; a record may be a little late.
+                view.differ.note_quiet(view.quiet_ns)
+                view.quiet_ns = quiet_ns
                 continue
+            view.quiet_ns = 0
             try:
                 seen = view.window.look(view.differ)
             except SourceError as error:
@@ -255,8 +280,7 @@ class PollingSource:
         """A namespace can't be looked at any more: it ended, or its process did; without our own there is nothing."""
         if view.window.namespace.pid is None:
             raise error
-        view.window.close()
-        del self._views[inode]
+        self._close(self._views.pop(inode))
         self._walk_due_ns = 0  # it may be seen through another process
 
     def _named(self, inode: int, differences: Differences) -> Events:

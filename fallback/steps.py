@@ -90,6 +90,7 @@ class Steps:
         events["flags"] = (flags.astype(np.uint32) | np.uint32(kind))[:, None]
         if counters is not None:
             _fill_counters(events, counters, fin_counted)
+            _copy_counters(events, old)
         _fill_leaving(events, old, rows, counters)
         early = np.broadcast_to(early_ns[:, None], (count, length)).astype(np.uint64)
         if last_early_ns is not None:
@@ -128,6 +129,15 @@ def _fill_counters(events: Events, counters: Records, fin_counted: NDArray[np.bo
     refused = unanswered & (known & np.uint32(DiagFlag.HAS_SEGS) != 0) & (counters["segs_in"] > 0)
     last["sk_err"][refused] = _ECONNREFUSED
     last["flags"][refused] |= np.uint32(EventFlag.HAS_SK_ERR)
+
+
+def _copy_counters(events: Events, old: tuple[TcpState, ...]) -> None:
+    """What was transferred when ESTABLISHED was left is what was transferred at the end: with its last FIN a side is done."""
+    if S.ESTABLISHED in old:
+        leaving, last = events[:, old.index(S.ESTABLISHED)], events[:, -1]
+        for field, _, _, flag in _COUNTERS:
+            leaving[field] = last[field]
+            leaving["flags"] |= last["flags"] & np.uint32(flag)
 
 
 def _fill_leaving(events: Events, old: tuple[TcpState, ...], rows: Sockets, counters: Records | None) -> None:

@@ -37,7 +37,6 @@ class Watched:
         # Of fixed length: that numpy ignores zero bytes at the end of an S18 makes no two of them equal that are not.
         self._keys = np.array(keys, "S18")
         self._ids = np.array([exact[key] for key in keys], np.uint32)
-        self._exact = exact
 
     def __len__(self) -> int:
         return len(self.remotes)
@@ -47,7 +46,7 @@ class Watched:
 
         Args:
             raddr: addresses in network order, IPv4 as v4-mapped, shape (n, 16).
-            rport: ports in host order, shape (n,); 0 is a port that is not known: the address must have one endpoint only.
+            rport: ports in host order, shape (n,); 0 is a port that is not known, and no endpoint's.
 
         Returns:
             Endpoint ids, shape (n,); 0 where it is not watched.
@@ -63,15 +62,8 @@ class Watched:
             left = np.flatnonzero(found == 0)
             matches = _matches(raddr[left], remote) & ((rport[left] == remote.port) | (remote.port == 0))
             found[left[matches]] = endpoint_id
-        for index in np.flatnonzero((rport == 0) & (found == 0)).tolist():
-            found[index] = self._by_address(raddr[index])
+        found[rport == 0] = 0
         return found
-
-    def _by_address(self, raddr: NDArray[np.uint8]) -> int:
-        address = raddr.tobytes()
-        ids = {number for key, number in self._exact.items() if key[:16] == address}
-        ids |= {number for remote, number in self._others if _matches(raddr[None], remote)[0]}
-        return ids.pop() if len(ids) == 1 else 0
 
 
 def _matches(raddr: NDArray[np.uint8], remote: Remote) -> NDArray[np.bool_]:

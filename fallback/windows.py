@@ -13,12 +13,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fallback.counters import parse_snmp
+from fallback.counters import TcpCounters, parse_snmp
 from fallback.diag_records import DIAG_DTYPE, Records
 from fallback.differ import Differ, Look, keys_of, sockets_of
 from fallback.namespaces import Namespace, OpenProcess
 from fallback.proc_net import read_tcp
-from fallback.sock_diag import ALL_STATES, DestroyListener, Dumper
+from fallback.sock_diag import ALL_STATES, Destroyed, DestroyListener, Dumper
 from fallback.sockets import Sockets
 from fallback.watched import Watched
 from fallback.ways import INBOUND
@@ -60,6 +60,10 @@ class Window(Protocol):
         """Whether a connection was opened, or something ended, since the last look; cheap."""
         ...
 
+    def drain(self) -> None:
+        """Take what would be lost if it were left where it is until the next look. Raises SourceError if it can't be."""
+        ...
+
     def look(self, differ: Differ) -> Seen:
         """See what is there. Raises SourceError if it can't be any more."""
         ...
@@ -73,11 +77,11 @@ class Window(Protocol):
         ...
 
 
-def active_opens(proc_root: Path, namespace: Namespace) -> int | None:
-    """Connections opened in a namespace since it was made; None: not known."""
+def tcp_counters(proc_root: Path, namespace: Namespace) -> TcpCounters:
+    """The kernel's totals of a namespace; all None where they can't be read."""
     with OpenProcess(proc_root, namespace.pid) as process:
         text = process.read("net/snmp") if process.netns == namespace.inode or not namespace.inode else None
-    return None if text is None else parse_snmp(text).active_opens
+    return parse_snmp(text or b"")
 
 
 class DiagWindow:
@@ -93,7 +97,10 @@ class DiagWindow:
         self._watched = watched
         self._proc_root = proc_root
         self._opens = -1
+        self._resets: int | None = None
+        self._unplaced = 0
         self._held: list[tuple[Records, NDArray[np.int64]]] = []
+        self._drained: list[Destroyed] = []
         with _netns_of(proc_root, namespace) as netns_fd:
             self._listener = DestroyListener(netns_fd, watched.remotes)
             try:
@@ -116,12 +123,24 @@ class DiagWindow:
         self._watched = watched
         self._listener.watch(watched.remotes)
 
+    def fileno(self) -> int:
+        """For poll(): readable when something ended."""
+        return self._listener.fileno()
+
+    def drain(self) -> None:
+        """Take the records that wait, so that the kernel's queue has room.
+
+        Raises:
+            SourceError: the socket died.
+        """
+        self._drained.append(self._listener.read())
+
     def stirred(self) -> bool:
-        """Whether a connection was opened, or something is left to be judged."""
-        opens = active_opens(self._proc_root, self.namespace)
+        """Whether a connection was opened, or something ended, or is left to be judged."""
+        opens = tcp_counters(self._proc_root, self.namespace).active_opens
         changed = opens is None or opens != self._opens
         self._opens = -1 if opens is None else opens
-        return changed or bool(self._held)
+        return changed or bool(self._held or self._drained) or self._listener.pending()
 
     def look(self, differ: Differ) -> Seen:
         """Dump, and take the records of what ended.
@@ -132,28 +151,48 @@ class DiagWindow:
         Raises:
             SourceError: a socket died, or the kernel refuses.
         """
-        before = self._listener.read()
+        self.drain()
+        before, self._drained = self._drained, []
         snapshot = self._dumper.dump(ALL_STATES & ~_LISTEN, self._watched.remotes)
         after = self._listener.read()
-        picture = self._of_interest(snapshot.records)
+        picture = self._of_interest(snapshot.records, differ.cookies)
         alive = picture["cookie"][picture["state"] != TcpState.TIME_WAIT]
-        late = self._of_interest(after.records)
+        late = self._of_interest(after.records, differ.cookies)
         judgeable = ~np.isin(late["cookie"], alive) & np.isin(late["cookie"], differ.cookies)
-        parts = [*self._held, _since(self._of_interest(before.records), before.since_ns), _since(late[judgeable], after.since_ns)]
+        parts = [
+            *self._held,
+            *(_since(self._of_interest(each.records, differ.cookies), each.since_ns) for each in before),
+            _since(late[judgeable], after.since_ns),
+        ]
         self._held = [_since(late[~judgeable], after.since_ns)] if not judgeable.all() else []
         ended = np.concatenate([records for records, _ in parts])
         since_ns = np.concatenate([times for _, times in parts])
-        lost = sum(each.overruns if each.lost is None else each.lost for each in (before, after))
-        malformed = before.malformed + after.malformed + snapshot.malformed
+        lost = sum(each.overruns if each.lost is None else each.lost for each in (*before, after))
+        malformed = sum(each.malformed for each in (*before, after)) + snapshot.malformed
         troubles = [f"{malformed} messages of sock_diag could not be read"] if malformed else []
         if snapshot.interrupted:
             troubles.append("the kernel's table of sockets changed under every dump; some may be missing in it")
-        look = Look(sockets_of(picture), snapshot.since_ns, picture, ended, since_ns)
-        return Seen(look, lost, before.since_ns, troubles=tuple(troubles))
+        if self._unplaced:
+            troubles.append(
+                f"{self._unplaced} connections to watched addresses ended with their port unknown (a blocking connect that "
+                "failed, or SO_LINGER 0); they are not shown"
+            )
+        orderly = self._orderly()
+        times_ns = (snapshot.since_ns, snapshot.until_ns)
+        look = Look(sockets_of(picture), *times_ns, picture, ended, since_ns, orderly)
+        return Seen(look, lost, before[0].since_ns, troubles=tuple(troubles))
 
-    def _of_interest(self, records: Records) -> Records:
-        """Those to what is watched, but for those that were opened from outside."""
+    def _orderly(self) -> bool:
+        """Whether no reset was sent since the last look; one would have taken away what lingers."""
+        resets = tcp_counters(self._proc_root, self.namespace).out_rsts
+        before, self._resets = self._resets, resets
+        return resets is not None and resets == before
+
+    def _of_interest(self, records: Records, cookies: NDArray[np.uint64]) -> Records:
+        """Those to what is watched, or with these cookies, but for those that were opened from outside."""
         kept = self._watched.endpoint_ids(records["raddr"], records["rport"]) != 0
+        kept |= np.isin(records["cookie"], cookies) & (records["cookie"] != 0)  # tcp_disconnect() clears the port
+        self._unplaced += int((~kept & (records["rport"] == 0)).sum())
         if kept.any() and any(remote.port == 0 for remote in self._watched.remotes):
             listening = self._dumper.dump(_LISTEN).records["lport"]
             kept &= ~np.isin(records["lport"], listening)
@@ -219,13 +258,16 @@ class ProcWindow:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def drain(self) -> None:
+        """Nothing is queued."""
+
     def watch(self, watched: Watched) -> None:
         """Look for these from now on."""
         self._watched = watched
 
     def stirred(self) -> bool:
         """Whether a connection was opened."""
-        opens = active_opens(self._proc_root, self.namespace)
+        opens = tcp_counters(self._proc_root, self.namespace).active_opens
         changed = opens is None or opens != self._opens
         self._opens = -1 if opens is None else opens
         return changed
@@ -236,8 +278,8 @@ class ProcWindow:
         Raises:
             SourceError: neither can be read.
         """
-        opens = active_opens(self._proc_root, self.namespace)
-        taken_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        opens = tcp_counters(self._proc_root, self.namespace).active_opens
+        began_ns = clock_gettime_ns(CLOCK_BOOTTIME)
         picture = read_tcp(self._proc_root, self.namespace.pid, space=self._space)
         if not picture.files:
             reason = "; ".join(map(str, picture.troubles)) or "no such files"
@@ -250,7 +292,12 @@ class ProcWindow:
         outbound = outbound_of(picture.rows)
         opened, counted = self._census(outbound, opens)
         watched = self._watched.endpoint_ids(outbound["raddr"], outbound["rport"]) != 0
-        return Seen(Look(outbound[watched], taken_ns), opened=opened, counted=counted, troubles=tuple(troubles))
+        return Seen(
+            Look(outbound[watched], began_ns, clock_gettime_ns(CLOCK_BOOTTIME)),
+            opened=opened,
+            counted=counted,
+            troubles=tuple(troubles),
+        )
 
     def _census(self, rows: Sockets, opens: int | None) -> tuple[int, int]:
         """(connections seen for the first time, connections opened as the kernel counts) since the last look."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_S = 60.0
+NOBODY = 65534
 
 Line = dict[str, Any]
 
@@ -22,9 +26,11 @@ Line = dict[str, Any]
 class Watching:
     """A `regtrace watch --json` (or another command) that has said it is taking events."""
 
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tracer", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    def __init__(self, *arguments: str, python: str = sys.executable, **options: Any) -> None:
+        """Start it; `options` are of Popen."""
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            [python, "-m", "tracer", *arguments], **pipes, **({"cwd": ROOT} | options)
         )
         assert self.process.stdout is not None
         first = self.process.stdout.readline()
@@ -54,6 +60,20 @@ class Watching:
         self.process.stderr.close()
         assert self.process.returncode == 0, self.stderr
         return [json.loads(line) for line in self.raw]
+
+
+def ordinary_user() -> tuple[str, dict[str, Any]]:
+    """A Python that a user without any privilege may run regtrace with, and the options of Popen that make it that user's."""
+    paths = os.pathsep.join([str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))])
+    variables = {**os.environ, "HOME": "/", "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    options: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/", "env": variables}
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, f"/usr/bin/{version}"):  # the one that runs this test may be private to root
+        with suppress(OSError):
+            done = subprocess.run([python, "-m", "tracer", "--version"], capture_output=True, timeout=PATIENCE_S, **options)
+            if done.returncode == 0:
+                return python, options
+    pytest.skip("no Python and repository that another user may read")
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.traces import MS, SECOND, START_NS, S, event, path, trace
+from tests.traces import MS, SECOND, START_NS, S, event, path, trace, v4
+from tracer.adoption import with_found
 from tracer.connections import ConnectionTracker
 from tracer.events import EventFlag
 from tracer.lifecycle import REASON_NAMES
@@ -71,6 +72,31 @@ def test_a_later_connection_on_the_same_ends_is_another_one() -> None:
     tracker.feed(trace(*path("peer", [START_NS + 2 * MS, START_NS + 3 * MS])))
     assert len(ended) == 1
     assert tracker.open()["preexisting"].tolist() == [0]
+
+
+def test_a_source_s_first_events_follow_what_was_found_open_and_goes_on() -> None:
+    life = path("peer", [0, 0, START_NS, START_NS + MS, START_NS + 2 * MS])[2:]
+    found = trace(adopted(S.ESTABLISHED, START_NS + MS))
+    events = with_found(found, trace(*life))
+    (row,) = ConnectionTracker().feed(events).ended
+    assert (row["pid"], REASON_NAMES[row["close_reason"]], row["preexisting"]) == (77, "peer", 1)
+
+
+def test_what_is_established_among_the_first_events_is_not_found_again() -> None:
+    life = path("peer", [START_NS, START_NS + MS])
+    assert len(with_found(trace(adopted(S.ESTABLISHED, START_NS + MS)), trace(*life))) == len(life)
+
+
+def test_an_attempt_under_way_is_not_found_again() -> None:
+    life = path("peer", [START_NS])
+    assert len(with_found(trace(adopted(S.SYN_SENT, START_NS + MS)), trace(*life))) == len(life)
+
+
+def test_what_is_silent_is_found_behind_the_first_events() -> None:
+    other = path("peer", [START_NS + SECOND], daddr=v4("192.0.2.9"))
+    events = with_found(trace(adopted(S.ESTABLISHED, START_NS)), trace(*other))
+    assert events["skaddr"].tolist()[-1] == NUMBER
+    assert events["ts_ns"].tolist() == sorted(events["ts_ns"].tolist())
 
 
 def test_after_a_switch_a_row_goes_on_under_the_new_source_s_number() -> None:

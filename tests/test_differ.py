@@ -33,6 +33,11 @@ def picture(*rows: np.void) -> Sockets:
     return np.array(list(rows), SOCKET_DTYPE)
 
 
+def look(rows: Sockets, at_ns: int) -> Look:
+    """A picture that took no time."""
+    return Look(rows, at_ns, at_ns)
+
+
 def ways(found: Differences) -> list[tuple[str, str]]:
     return [(S(old).name, S(new).name) for old, new in zip(found.events["old_state"], found.events["new_state"], strict=True)]
 
@@ -41,7 +46,7 @@ def after(*pictures: Sockets) -> Differences:
     """What the last of some pictures, a second apart, brought."""
     differ = Differ()
     for number, each in enumerate(pictures):
-        found = differ.take(Look(each, (number + 1) * SECOND))
+        found = differ.take(look(each, (number + 1) * SECOND))
     return found
 
 
@@ -81,7 +86,7 @@ def test_what_listens_or_was_opened_from_outside_is_no_connection_to_a_registry(
 def test_how_a_vanished_connection_ended_stays_unknown() -> None:
     differ, tracker = Differ(), ConnectionTracker()
     for at_ns, each in ((1, picture()), (2, picture(socket(S.ESTABLISHED))), (3, picture())):
-        ended = tracker.feed(differ.take(Look(each, at_ns * SECOND)).events).ended
+        ended = tracker.feed(differ.take(look(each, at_ns * SECOND)).events).ended
     assert REASON_NAMES[ended["close_reason"][0]] == "unknown"
 
 
@@ -89,7 +94,7 @@ def test_how_a_vanished_connection_ended_stays_unknown() -> None:
 def test_who_closed_is_known_where_the_state_tells(seen: TcpState, reason: str) -> None:
     differ, tracker = Differ(), ConnectionTracker()
     ended = [
-        tracker.feed(differ.take(Look(each, at_ns * SECOND)).events).ended
+        tracker.feed(differ.take(look(each, at_ns * SECOND)).events).ended
         for at_ns, each in enumerate((picture(), picture(socket(S.ESTABLISHED)), picture(socket(seen)), picture()), 1)
     ]
     assert [REASON_NAMES[row["close_reason"]] for rows in ended for row in rows] == [reason]
@@ -121,8 +126,8 @@ def test_unread_bytes_leave_out_the_fin() -> None:
 
 def test_events_say_how_much_earlier_they_may_have_been() -> None:
     differ = Differ()
-    differ.take(Look(picture(), 5 * SECOND))
-    found = differ.take(Look(picture(socket(S.ESTABLISHED)), 5 * SECOND + 80 * MS))
+    differ.take(look(picture(), 5 * SECOND))
+    found = differ.take(look(picture(socket(S.ESTABLISHED)), 5 * SECOND + 80 * MS))
     assert found.early_ns.tolist() == [80 * MS, 80 * MS]
     assert set(found.events["ts_ns"].tolist()) == {5 * SECOND + 80 * MS}
 
@@ -170,13 +175,13 @@ PACES = st.lists(st.integers(1, 300), min_size=1, max_size=12)
 def test_any_life_at_any_pace_gives_a_consistent_connection(lives: list[Life], pace_ms: list[int]) -> None:
     """No transition that TCP does not make; no connection too many; nobody blamed who did not close."""
     differ, tracker = Differ(), ConnectionTracker()
-    differ.take(Look(picture(), 0))
+    differ.take(look(picture(), 0))
     at_ms, ended, events = -1, [], np.zeros(0, EVENT_DTYPE)
     for step_ms in [*pace_ms, 5000]:
         at_ms += step_ms
         shown = [(number, life.state_at(at_ms)) for number, life in enumerate(lives)]
         rows = [socket(state, lport=1000 + number, inode=100 + number) for number, state in shown if state is not S.CLOSE]
-        found = differ.take(Look(picture(*rows), (at_ms + 1) * MS))
+        found = differ.take(look(picture(*rows), (at_ms + 1) * MS))
         events = np.concatenate([events, found.events])
         ended += [(int(row["lport"]), CloseReason(row["close_reason"])) for row in tracker.feed(found.events).ended]
     assert KNOWN[events["old_state"], events["new_state"]].all()
@@ -191,7 +196,7 @@ def test_any_life_at_any_pace_gives_a_consistent_connection(lives: list[Life], p
 @given(LIVES, PACES)
 def test_events_of_one_socket_address_are_one_connection(lives: list[Life], pace_ms: list[int]) -> None:
     differ = Differ()
-    differ.take(Look(picture(), 0))
+    differ.take(look(picture(), 0))
     at_ms, owner = -1, {}
     for step_ms in [*pace_ms, 5000]:
         at_ms += step_ms
@@ -200,5 +205,5 @@ def test_events_of_one_socket_address_are_one_connection(lives: list[Life], pace
             for number, life in enumerate(lives)
             if life.state_at(at_ms) is not S.CLOSE
         ]
-        for event in differ.take(Look(picture(*rows), (at_ms + 1) * MS)).events:
+        for event in differ.take(look(picture(*rows), (at_ms + 1) * MS)).events:
             assert owner.setdefault(int(event["skaddr"]), int(event["sport"])) == int(event["sport"])

@@ -20,13 +20,12 @@ from typing import Any
 import pytest
 
 from bpf.syscall import loaded_programs
-from tests.live import PATIENCE_S, ROOT, serving
+from tests.live import PATIENCE_S, ROOT, ordinary_user, serving
 from tests.test_captures import SUFFIXES, batch_of, events_of, read, write
 from tracer.captures import FORMAT_VERSION
 from tracer.main import build_parser, main
 
 COMMANDS = ("watch", "record", "replay", "doctor", "demo")
-NOBODY = 65534
 FULL_BYTES = 64 << 10
 UNUSED = "127.0.0.1:1"
 """An endpoint nobody connects to."""
@@ -65,19 +64,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end as a user without any privilege."""
-    identity: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "cwd": "/"}
-    paths = os.pathsep.join([str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))])
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for python in (sys.executable, f"/usr/bin/{version}"):  # the one that runs this test may be private to root
-        command = [python, "-m", "tracer", *arguments]
-        variables = environment(HOME="/", PYTHONPATH=paths)
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=PATIENCE_S, **identity)
-        except OSError:
-            continue
-        if "No module named tracer" not in done.stderr:
-            return done
-    pytest.skip("no Python and repository that another user may read")
+    python, options = ordinary_user()
+    return subprocess.run([python, "-m", "tracer", *arguments], capture_output=True, text=True, timeout=PATIENCE_S, **options)
 
 
 def assert_one_line(stderr: str) -> None:

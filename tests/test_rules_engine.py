@@ -669,10 +669,10 @@ def without(tale: Tale, flags: EventFlag | int) -> Verdict:
 
 @pytest.mark.parametrize(("rule", "needed"), NEEDY)
 def test_a_rule_without_what_it_needs_abstains_and_says_what(rule: str, needed: str) -> None:
-    from tracer.rules.engine import _FLAG_OF
+    from tracer.rules.engine import _FLAG_OF, _WORDS
 
     found = without(TALES[rule](), _FLAG_OF[needed])
-    assert needed in found.abstained[rule]
+    assert _WORDS.get(needed, needed) in found.abstained[rule]
     assert not found.of(rule)
 
 
@@ -697,7 +697,8 @@ def test_a_trace_with_nothing_but_states_is_survived(rule: str) -> None:
 
 def test_a_trace_with_nothing_but_states_makes_rules_abstain() -> None:
     found = without(TALES["rate-limit"](), _KNOWN_FLAGS)
-    assert {each for each, made in BY_ID.items() if made.needs} <= set(found.abstained)
+    of_failures = {"sk_err", "connect_err"}  # there were none of which it could have been known
+    assert {each for each, made in BY_ID.items() if set(made.needs) - of_failures} <= set(found.abstained)
 
 
 @pytest.mark.parametrize(

@@ -41,18 +41,34 @@ def _ends(
     return [ends.tobytes() if known else b"" for ends, known in zip(found, complete.tolist(), strict=True)]
 
 
-def still_open(found: Events, events: Events) -> Events:
-    """Of sockets that were found open, those that are not known to have ended, or to have been opened, by later events.
+def with_found(found: Events, events: Events) -> Events:
+    """The first events of a source, and the sockets that were found open when it began, at their places among them.
 
-    Where an attempt is under way to the same remote side, one in SYN_SENT may be it: an opening does not show its own port yet.
+    One that goes on among the events stands before them. One that is established or opened among them is known by that; where
+    an attempt is under way to the same remote side, one in SYN_SENT may be it: an opening does not show its own port yet.
     """
-    closed = set(_ends_of_events(events[events["new_state"] == TcpState.CLOSE]))
-    attempts = {bytes(event["daddr"].tobytes()) + int(event["dport"]).to_bytes(2, "big") for event in events[is_opening(events)]}
-    kept = [ends not in closed for ends in _ends_of_events(found)]
-    for index in np.flatnonzero(found["new_state"] == TcpState.SYN_SENT).tolist():
-        remote = found["daddr"][index].tobytes() + int(found["dport"][index]).to_bytes(2, "big")
-        kept[index] = kept[index] and remote not in attempts
-    return np.asarray(found[np.array(kept, bool)], found.dtype)
+    opened = {_remote(event) for event in events[is_opening(events)]}
+    first: dict[bytes, int] = {}
+    for ends, old_state in zip(_ends_of_events(events), events["old_state"].tolist(), strict=True):
+        first.setdefault(ends, old_state)
+    before, after = [], []
+    for index, ends in enumerate(_ends_of_events(found)):
+        state = first.get(ends)
+        if found["new_state"][index] == TcpState.SYN_SENT and _remote(found[index]) in opened:
+            continue
+        if state is None:
+            after.append(index)
+        elif state not in (TcpState.CLOSE, TcpState.SYN_SENT):
+            before.append(index)
+    early, late = found[before].copy(), found[after].copy()
+    if len(events):
+        early["ts_ns"] = np.minimum(early["ts_ns"], events["ts_ns"].min())
+        late["ts_ns"] = np.maximum(late["ts_ns"], events["ts_ns"].max())
+    return np.asarray(np.concatenate([early, events, late]), events.dtype)
+
+
+def _remote(event: np.void) -> bytes:
+    return bytes(event["daddr"].tobytes()) + int(event["dport"]).to_bytes(2, "big")
 
 
 class Adopted:

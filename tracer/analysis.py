@@ -298,7 +298,8 @@ class Analysis:
             totals.add(rows)
         self._reached_ns = max(self._reached_ns, self._last_ns)
         if self._engine.rules:
-            self._engine.observe(events, step.ended, self._reached_ns)
+            early_ns = 0 if batch.early_ns is None else int(batch.early_ns[start:end].max())
+            self._engine.observe(events, step.ended, self._reached_ns, early_ns)
         return step.ended
 
     def open(self) -> Connections:

@@ -12,9 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from tracer.adoption import still_open
+from tracer.adoption import with_found
 from tracer.endpoints import Endpoint, network_label, parse_endpoint, prefix_of
 from tracer.errors import SourceError
 from tracer.events import EventBatch, no_events
@@ -253,8 +251,8 @@ class _EbpfAdapter:
         batch = self._source.read()
         if self._adopted is None:
             return batch
-        found, self._adopted = still_open(self._adopted.events, batch.events), None
-        return replace(batch, events=np.concatenate([batch.events, found]))
+        adopted, self._adopted = self._adopted, None
+        return replace(batch, events=with_found(adopted.events, batch.events))
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
         return self._source.sample(skaddr for skaddr in skaddrs if skaddr >= _KERNEL_ADDRESSES)

@@ -33,13 +33,18 @@ UPDATE_NS = 30 * SECOND_NS
 """An episode that goes on is told of again this often, and when its severity or confidence changes."""
 CONFIDENCE_STEP = 0.1
 LOSS_WEAKENS = 0.7
+COARSE_NS = 60 * SECOND_NS
+"""So long a time that was known to more than a rule can work with keeps it from judging."""
 COVERAGE_MIN = 0.9
 """Where a smaller share of the connections was seen, findings are weaker, as where events were lost."""
 EPISODES_MAX = 10_000
-_AT_CLOSE = ("sk_err",)
-"""What is known when a connection is closed, and not before."""
+_MOMENTS = {"sk_err": 1, "connect_err": 2}
+"""When what a rule needs must be known: 1 where ESTABLISHED is cut off, 2 where a handshake fails; else where ESTABLISHED is
+left or sampled."""
+_WORDS = {"sk_err": "sk_err of connections that were cut off", "connect_err": "sk_err of connections that failed"}
+_HANDSHAKE = (TcpState.SYN_SENT, TcpState.SYN_RECV)
 _ALL_FLAGS = int(sum(EventFlag))
-_FLAG_OF = {name: EventFlag(flag) for name, flag in FIELD_FLAGS.items()}
+_FLAG_OF = {name: EventFlag(flag) for name, flag in FIELD_FLAGS.items()} | {"connect_err": EventFlag.HAS_SK_ERR}
 
 
 class Engine:
@@ -64,8 +69,8 @@ class Engine:
         self._events: list[Events] = []
         self._ended: list[Connections] = []
         self._waiting = 0
-        # at transitions out of ESTABLISHED (and samples in it), and at those to CLOSE
-        self._flags, self._seen = [0, 0], [False, False]
+        self._coarse_ns: dict[int, int] = {}  # by cell, how much earlier its events may have been
+        self._flags, self._seen = [0, 0, 0], [False, False, False]  # by moment
         self._withheld: dict[str, int] = {}
 
     @property
@@ -78,12 +83,16 @@ class Engine:
         """How many episodes there were so far, the benign ones included."""
         return self._episodes
 
-    def observe(self, events: Events, ended: Connections, reached_ns: int) -> None:
-        """Take a piece that lies in one cell, between two ticks; `reached_ns` is the largest time so far.
+    def observe(self, events: Events, ended: Connections, reached_ns: int, early_ns: int = 0) -> None:
+        """Take a piece that lies in one cell, between two ticks.
+
+        `reached_ns` is the largest time so far, `early_ns` the most by which an event may have been earlier.
 
         Pieces are kept until the cell is judged: a live source brings ten in a cell, and each array operation costs its call.
         """
         self._cell_ns = (reached_ns // TICK_NS + 1) * TICK_NS
+        if early_ns:
+            self._coarse_ns[self._cell_ns] = max(self._coarse_ns.get(self._cell_ns, 0), early_ns)
         self._events.append(events)
         self._ended.append(ended)
         self._waiting += len(events)
@@ -105,7 +114,9 @@ class Engine:
     def _note_flags(self, events: Events) -> None:
         """What the trace can tell of connections: looked at where it should be able to."""
         flags = events["flags"]
-        for number, wanted in enumerate((events["old_state"] == TcpState.ESTABLISHED, events["new_state"] == TcpState.CLOSE)):
+        established, closing = events["old_state"] == TcpState.ESTABLISHED, events["new_state"] == TcpState.CLOSE
+        failing = closing & np.isin(events["old_state"], _HANDSHAKE)
+        for number, wanted in enumerate((established, established & closing, failing)):
             if self._flags[number] != _ALL_FLAGS and wanted.any():
                 self._seen[number] = True
                 self._flags[number] |= int(np.bitwise_or.reduce(flags[wanted]))
@@ -151,12 +162,11 @@ class Engine:
         return found
 
     def _unable(self, rule: Rule[Any]) -> str | None:
-        if self._view.resolution_ns > rule.resolution_ns_max:
-            have_s, need_s = self._view.resolution_ns / 1e9, rule.resolution_ns_max / 1e9
-            return f"times are exact to {have_s:g} s; it needs {need_s:g} s"
-        missing = [
-            name for name in rule.needs if self._seen[name in _AT_CLOSE] and not self._flags[name in _AT_CLOSE] & _FLAG_OF[name]
-        ]
+        resolution_ns = max(self._view.resolution_ns, *self._coarse_ns.values(), 0)
+        if resolution_ns > rule.resolution_ns_max:
+            return f"times are exact to {resolution_ns / 1e9:.3g} s; it needs {rule.resolution_ns_max / 1e9:g} s"
+        moments = [(name, _MOMENTS.get(name, 0)) for name in rule.needs]
+        missing = [_WORDS.get(name, name) for name, at in moments if self._seen[at] and not self._flags[at] & _FLAG_OF[name]]
         if missing:
             return f"the trace has no {', '.join(missing)}"
         return None
@@ -168,6 +178,8 @@ class Engine:
             self._quiet_until_ns = self._cell_ns + QUIET_NS
             self._cell_ns = -1
         self._judged_ns = now_ns
+        for cell_ns in [cell_ns for cell_ns in self._coarse_ns if cell_ns < now_ns - COARSE_NS]:
+            del self._coarse_ns[cell_ns]
         view.begin_tick(now_ns)
         found: list[Finding] = []
         for rule in self.rules:

@@ -67,7 +67,8 @@ class Rule(ABC, Generic[T]):
     Attributes:
         id: as in every output.
         Settings: the class of its thresholds.
-        needs: fields of connections without which it can't judge; it abstains on a trace that has none of them.
+        needs: fields of connections without which it can't judge; it abstains on a trace that has none of them. "sk_err" is that
+            of connections that were cut off, "connect_err" that of those that were never established.
         resolution_ns_max: the coarsest time stamps that it can work with.
         benign: what it finds is no fault and shown only if asked for.
     """

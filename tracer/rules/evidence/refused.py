@@ -44,13 +44,14 @@ class Refused(Rule[RefusedThresholds]):
     Finds: handshakes answered with a reset (ECONNREFUSED), unless the client got through to the same endpoint by another
         address close by, as where a name has an IPv6 address that nobody listens on.
     Matters: the registry, its proxy or its mirror is down; each attempt fails within a round trip.
-    Needs: exact transitions; a poller sees no refusal.
+    Needs: sk_err of connections that failed; where a poller gets records of what ended, a refusal shows in them.
     Parameters: sibling_s, critical_count, hold_s.
     Cannot tell apart: a service that is down from a firewall that rejects with a reset.
     """
 
     id: ClassVar[str] = "refused"
     Settings = RefusedThresholds
+    needs = ("connect_err",)
 
     def __init__(self, settings: RefusedThresholds) -> None:
         super().__init__(settings)

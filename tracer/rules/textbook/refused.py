@@ -31,13 +31,14 @@ class TextbookRefused(Rule[TextbookRefusedThresholds]):
 
     Finds: every refused handshake.
     Matters: published as what tells trouble of the network from a rate limit.
-    Needs: exact transitions; a poller sees no refusal.
+    Needs: sk_err of connections that failed; where a poller gets records of what ended, a refusal shows in them.
     Parameters: hold_s.
     Cannot tell apart: a registry that is down from a name with one address too many (IPv6 before IPv4).
     """
 
     id: ClassVar[str] = "textbook/refused"
     Settings = TextbookRefusedThresholds
+    needs = ("connect_err",)
 
     def __init__(self, settings: TextbookRefusedThresholds) -> None:
         super().__init__(settings)
