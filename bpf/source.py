@@ -12,7 +12,7 @@ from pathlib import Path
 from bpf.loader import RING_BYTES, Loaded, load
 from bpf.ring import MappedRing
 from bpf.support import EbpfSupport
-from bpf.syscall import BpfMap, possible_cpus, test_run_raw_tracepoint
+from bpf.syscall import BpfMap, link_is_attached, possible_cpus, test_run_raw_tracepoint
 from bpf.watch_map import PORT_KEY, PORT_VALUE, PREFIX_KEY, PREFIX_VALUE, WatchEntry, WatchMap
 from tracer.errors import SourceError
 from tracer.events import EventBatch
@@ -20,6 +20,7 @@ from tracer.events import EventBatch
 RESOLUTION_NS = 1
 _ENOTSUPP = 524  # include/linux/errno.h; the kernel's own, without a name in Python
 _LOSS = struct.Struct("=QQ")  # struct tcp_loss
+_CHECK_NS = 1_000_000_000
 _ZERO_KEY = b"\0\0\0\0"
 
 
@@ -64,7 +65,7 @@ class EbpfSource:
             self._ring = MappedRing(fds["events"], loaded.ring_bytes)
         except OSError as error:
             raise SourceError(f"the ring buffer can't be mapped: {error.strerror}") from error
-        self._lost = 0
+        self._lost = self._checked_ns = 0
         self._read_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def watch(self, entries: Iterable[WatchEntry]) -> None:
@@ -79,7 +80,7 @@ class EbpfSource:
         """Everything there is now; does not wait.
 
         Raises:
-            SourceError: the ring is not ours.
+            SourceError: the ring is not ours, or the program is not attached any more.
         """
         # The loss counter is read first: what is lost while we drain belongs to the next batch's interval.
         now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -89,6 +90,10 @@ class EbpfSource:
             lost += cpu_lost
             last_lost_ns = max(last_lost_ns, cpu_last_ns)
         events = self._ring.reader.read()
+        if now_ns - self._checked_ns >= _CHECK_NS:
+            self._checked_ns = now_ns
+            if not all(link_is_attached(fd) for fd in self._link_fds):
+                raise SourceError("the BPF program is not attached any more")
         new_lost, self._lost = lost - self._lost, lost
         since_ns, self._read_ns = self._read_ns, now_ns
         if not new_lost:
@@ -123,7 +128,7 @@ class EbpfSource:
     def close(self) -> None:
         """Detach the program and free its memory."""
         for fd in self._link_fds:
-            os.close(fd)
+            close_if_open(fd)
         os.close(self._sample_fd)
         os.close(self.program_fd)
         self._ring.close()

@@ -27,6 +27,7 @@ _SYSCALL_NUMBERS = {
 _ATTR_BYTES = 128
 _POINTER_BYTES = 8
 _PROG_INFO_BYTES = 128
+_LINK_INFO_BYTES = 64
 _KEY_ATTR_BYTES = 16  # of the attributes of map commands: map_fd, padding, key
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -122,6 +123,16 @@ def test_run_raw_tracepoint(program_fd: int, argument: int) -> None:
     # prog_fd, retval, data_size_in, data_size_out, data_in, data_out, repeat, duration, ctx_size_in, ctx_size_out, ctx_in
     attr = struct.pack("=IIIIQQIIIIQ", program_fd, 0, 0, 0, 0, 0, 0, 0, 8, 0, ctypes.addressof(context))
     bpf(PROG_TEST_RUN, attr)
+
+
+def link_is_attached(fd: int) -> bool:
+    """Whether a link still is one, with a program (struct bpf_link_info: type, id, prog_id)."""
+    info = ctypes.create_string_buffer(_LINK_INFO_BYTES)
+    try:
+        bpf(OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, _LINK_INFO_BYTES, ctypes.addressof(info)))
+    except OSError:
+        return False
+    return bool(struct.unpack_from("=III", info)[2])
 
 
 def ring_buffer_error() -> str | None:

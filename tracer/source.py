@@ -297,7 +297,7 @@ class _Failover:
         self._watched: Watch = {}
         self._warnings: list[str] = []
         self._read_ns = 0
-        self._sampling = True
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -337,7 +337,10 @@ class _Failover:
         return self._source.lacks()
 
     def close(self) -> None:
-        self._source.close()
+        if not self._closed:
+            self._closed = True
+            with suppress(OSError):  # what has died may have lost its descriptors
+                self._source.close()
 
     def _switch(self, death: SourceError) -> EventBatch:
         """Go on with another source; what it finds open is told anew.
@@ -346,6 +349,7 @@ class _Failover:
             SourceError: there is no other.
         """
         before = self._source.name
+        self.close()
         while self._others:
             successor = self._others.pop(0)()
             try:
@@ -356,9 +360,7 @@ class _Failover:
                 successor.close()
                 self._warnings.append(f"{successor.name} can't take over: {error}")
                 continue
-            with suppress(SourceError, OSError):
-                self._source.close()
-            self._source = successor
+            self._source, self._closed = successor, False
             until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             why = f"{before} died: {death}"
             self._warnings.append(f"{why}; going on with {successor.name}")
