@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bpf", "fallback", "tracer")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
-    "events", "errors", "lifecycle", "segments", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
+    "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "lines",
     *(path.relative_to(ROOT / "tracer").with_suffix("").as_posix() for path in sorted((ROOT / "tracer/rules").rglob("*.py"))),
 )  # fmt: skip

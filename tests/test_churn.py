@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tests import naive
 from tests.traces import SECOND, START_NS, as_dicts, assert_same_however_cut, event, path, rows_of, trace, trace_of_seed, traces
 from tracer.churn import BINS, SIDE_BY_REASON, SIDES, ChurnCounter, churn
-from tracer.connections import Connections, ConnectionTracker, blank_connections
+from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, Events, TcpState
 from tracer.lifecycle import CloseReason
+from tracer.rows import Connections, blank_connections
 
 S = TcpState
 R = CloseReason

@@ -35,8 +35,9 @@ from tests.traces import (
     traces,
     v4,
 )
-from tracer.connections import ConnectionTracker, Step, blank_connections, is_opening
-from tracer.events import EventBatch, EventFlag, Events, TcpState
+from tracer.connections import ConnectionTracker, Step
+from tracer.events import EventBatch, EventFlag, Events, TcpState, is_opening
+from tracer.rows import blank_connections
 
 S = TcpState
 Rows = list[dict[str, Any]]

@@ -12,9 +12,9 @@ from tests.lab.likeness import TOLERANCE_NS, Likeness, likeness, pairs, seen_tab
 from tests.stories import LABELS, REGISTRY, Story, shifted_by
 from tests.traces import MS, SECOND, START_NS
 from tracer.analysis import Analysis
-from tracer.connections import Connections
 from tracer.events import EventBatch, EventFlag, Events, is_opening
 from tracer.findings import Finding, FindingState, Severity
+from tracer.rows import Connections
 
 
 def one(kind: str = "local", at_s: float = 0, **options: Any) -> Events:

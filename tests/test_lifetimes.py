@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests import naive
 from tests.traces import SECOND, as_dicts, assert_same_however_cut, event, path, trace, trace_of_seed
-from tracer.connections import Connections, ConnectionTracker
+from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, TcpState
 from tracer.lifetimes import (
     CONNECT,
@@ -26,6 +26,7 @@ from tracer.lifetimes import (
     bucket_middle_ns,
     buckets,
 )
+from tracer.rows import Connections
 
 S = TcpState
 QUANTILE_TEXTS = ("0.50", "0.90", "0.99")

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from tests.looks import polled
 from tests.stories import TALES, Verdict, judge_batches
 from tests.traces import MS, PATHS, SECOND, START_NS, event, trace
-from tracer.connections import Connections, ConnectionTracker
+from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, Events, TcpState
 from tracer.lifecycle import CloseReason
+from tracer.rows import Connections
 
 S = TcpState
 OUTBOUND = [name for name in PATHS if name not in ("inbound", "listener", "simultaneous-open")]

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tracer.connections import Connections
 from tracer.events import EVENT_DTYPE, N_STATES, EventBatch, EventFlag, Events, TcpState
 from tracer.lifecycle import REASON_NAMES, CloseReason
+from tracer.rows import Connections
 
 S = TcpState
 NO_FLAGS = EventFlag(0)

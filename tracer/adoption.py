@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.events import Events, TcpState, is_opening, is_sample, valid
-
-Rows = NDArray[np.void]
-"""A structured array of connections.CONNECTION_DTYPE."""
+from tracer.rows import Connections
 
 Numbers = NDArray[np.int32] | NDArray[np.uint16]
 _ENDS_DTYPE = np.dtype([("netns", "u8"), ("laddr", "u1", (16,)), ("raddr", "u1", (16,)), ("lport", "u2"), ("rport", "u2")])
 
 
-def ends_of_rows(rows: Rows) -> list[bytes]:
+def ends_of_rows(rows: Connections) -> list[bytes]:
     """The ends of connections; empty where they are not all known."""
     return _ends(rows["netns"], rows["laddr"], rows["raddr"], rows["lport"], rows["rport"])
 
@@ -91,7 +89,7 @@ class Adopted:
         """The same of sockets that were found open."""
         self.add(_ends_of_events(events), keys.tolist())
 
-    def new(self, events: Events, keys: NDArray[np.uint64], slots: dict[int, int], rows: Rows) -> NDArray[np.intp]:
+    def new(self, events: Events, keys: NDArray[np.uint64], slots: dict[int, int], rows: Connections) -> NDArray[np.intp]:
         """Which of the sockets that were found open are no rows yet, or go on as one under their own key; index, in order."""
         index = list(slots.values())
         known = dict(zip(ends_of_rows(rows[index]), slots, strict=True))

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import SIDE_BY_REASON, SIDES, ChurnCounter
-from tracer.connections import Connections, ConnectionTracker, blank_connections, by_endpoint
+from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, is_transition
 from tracer.findings import Finding, Severity
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
 from tracer.lifetimes import Distribution, Lifetimes
 from tracer.roles import Role, role_of
+from tracer.rows import Connections, blank_connections, by_endpoint
 from tracer.rules.engine import Engine
 from tracer.rules.settings import RuleSettings
 from tracer.rules.ticks import TICK_NS

@@ -11,9 +11,9 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.connections import Connections
 from tracer.events import Events, is_opening
 from tracer.lifecycle import CloseReason
+from tracer.rows import Connections
 
 SIDES = ("peer", "local", "failed", "unknown")
 """Who closed: the peer (FIN or reset), this side (FIN or reset), nobody (never established, timed out), not known."""

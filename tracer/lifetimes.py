@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.connections import Connections, by_endpoint
 from tracer.events import N_STATES
 from tracer.lifecycle import STATE_NAMES
+from tracer.rows import Connections, by_endpoint
 
 SUB_BUCKETS = 32
 QUANTILE_ERROR = 1 / (2 * SUB_BUCKETS)

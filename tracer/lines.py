@@ -16,12 +16,12 @@ import numpy as np
 from tracer.analysis import EndpointSummary, Summary
 from tracer.cadence import Cadence, Owner
 from tracer.clock import ClockOffset, rfc3339
-from tracer.connections import Connections
 from tracer.events import N_STATES, EventBatch, EventFlag, Events, TcpState, is_transition, valid
 from tracer.findings import Finding, Suspect
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
 from tracer.lifetimes import QUANTILE_ERROR, Distribution
+from tracer.rows import Connections
 from tracer.text import address_text, comm_text
 
 _NO_CLOCK = ClockOffset(0, 0)

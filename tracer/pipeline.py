@@ -14,9 +14,9 @@ import numpy as np
 
 from tracer.analysis import Analysis, Progress
 from tracer.clock import boottime_ns
-from tracer.connections import blank_connections
 from tracer.events import EventBatch, no_events
 from tracer.header import TraceHeader
+from tracer.rows import blank_connections
 from tracer.rules.settings import RuleSettings
 from tracer.source import Source
 

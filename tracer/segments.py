@@ -18,7 +18,7 @@ from tracer.lifecycle import CloseReason, close_reasons
 
 T = TypeVar("T", bound=np.generic)
 Rows = NDArray[np.void]
-"""A structured array of connections.CONNECTION_DTYPE."""
+"""A structured array of rows.CONNECTION_DTYPE."""
 
 _CLOSE, _ESTABLISHED = np.uint8(TcpState.CLOSE), np.uint8(TcpState.ESTABLISHED)
 _WORD_BITS = 64

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from tracer.cadence import Owner, owner_keys
 from tracer.clients import FAMILIES, family_of
-from tracer.connections import Connections
 from tracer.events import TS_NS_MAX, EventFlag, Events, TcpState, is_opening, valid
 from tracer.lifecycle import CloseReason
+from tracer.rows import Connections
 from tracer.segments import group_starts, take
 
 VISIT_GAP_NS = 500_000_000

@@ -21,8 +21,8 @@ import numpy as np
 from tests.lab.__main__ import enter_namespace, lacks, play_all, scenarios
 from tests.lab.likeness import Likeness, defect_lines, likeness, seen_table
 from tests.lab.scoreboard import NO_ALARM, SECOND_NS, Score, replayed, score, table
-from tracer.connections import Connections
 from tracer.findings import Finding, FindingState
+from tracer.rows import Connections
 
 OUT = Path("build/equivalence")
 TRUTH, OTHERS = "ebpf", ("polled", "proc")

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tracer.connections import Connections
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason
+from tracer.rows import Connections
 from tracer.text import comm_text, printable
 
 MS_NS = 1_000_000

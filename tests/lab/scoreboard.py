@@ -16,9 +16,9 @@ import numpy as np
 
 from tracer.analysis import Analysis
 from tracer.captures import open_trace
-from tracer.connections import Connections, blank_connections
 from tracer.findings import Finding, FindingState
 from tracer.roles import Role
+from tracer.rows import Connections, blank_connections
 from tracer.rules.settings import RuleSettings
 
 SETS = ("evidence", "textbook")

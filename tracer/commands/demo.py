@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from tracer.analysis import Analysis, Progress
 from tracer.cadence import Rhythm, attempts, cadence
 from tracer.commands.watch import follow
-from tracer.connections import Connections, blank_connections
 from tracer.endpoints import parse_endpoint
 from tracer.errors import SourceError
 from tracer.events import EventBatch
 from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES
 from tracer.reports.text_report import cadence_text
+from tracer.rows import Connections, blank_connections
 from tracer.source import choose_source, probe_host
 from tracer.text import bytes_text, duration_text
 

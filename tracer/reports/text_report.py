@@ -10,11 +10,11 @@ import numpy as np
 from tracer.analysis import Analysis, EndpointSummary, Progress, Summary
 from tracer.cadence import Cadence, Rhythm
 from tracer.clock import ClockOffset, rfc3339
-from tracer.connections import Connections
 from tracer.events import EventBatch, EventFlag, is_transition, valid
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
+from tracer.rows import Connections
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from tracer.connections import Connections
 from tracer.events import FIELD_FLAGS, EventFlag, Events, TcpState
 from tracer.findings import Finding, FindingState, Severity
+from tracer.rows import Connections
 from tracer.rules.rule import Answer, Over, Rule, Sighting
 from tracer.rules.ticks import TICK_NS
 from tracer.rules.view import Ended, View

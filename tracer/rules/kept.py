@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tracer.connections import Connections, blank_connections, by_endpoint
+from tracer.rows import Connections, blank_connections, by_endpoint
 from tracer.segments import joined, take
 
 

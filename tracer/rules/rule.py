@@ -12,9 +12,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity, Suspect
+from tracer.rows import Connections
 from tracer.rules.thresholds import Thresholds
 from tracer.rules.view import View
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tracer.connections import Connections
 from tracer.findings import Suspect
+from tracer.rows import Connections
 from tracer.visits import Client
 
 SUSPECTS_MAX = 5

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.cadence import Owner
-from tracer.connections import Connections
 from tracer.events import Events, TcpState
 from tracer.findings import Suspect
 from tracer.lifecycle import CloseReason
 from tracer.roles import Role
+from tracer.rows import Connections
 from tracer.rules.outcomes import ERROR_MAX_BYTES, Outcomes
 from tracer.rules.suspects import Ranking
 from tracer.rules.ticks import SCAN_NS, TICK_NS

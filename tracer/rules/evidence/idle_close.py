@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracer.connections import Connections, by_endpoint
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
+from tracer.rows import Connections, by_endpoint
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects

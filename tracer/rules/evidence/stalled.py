@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from tracer.cadence import Owner
 from tracer.clients import UNKNOWN, family_of
-from tracer.connections import Connections, by_endpoint
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.lifecycle import CloseReason
+from tracer.rows import Connections, by_endpoint
 from tracer.rules.kept import KeptRows
 from tracer.rules.outcomes import ERROR_MAX_BYTES, SHRUNK
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting

@@ -10,10 +10,10 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.connections import Connections
 from tracer.events import TcpState
 from tracer.findings import Severity
 from tracer.roles import Role
+from tracer.rows import Connections
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import Client, View

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracer.connections import Connections, blank_connections, by_endpoint
 from tracer.events import Events, TcpState
 from tracer.findings import Severity
 from tracer.lifecycle import REASON_NAMES, CloseReason
+from tracer.rows import Connections, blank_connections, by_endpoint
 from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.suspects import rows_suspects

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import ClassVar
 
-from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
 from tracer.roles import Role
+from tracer.rows import Connections
 from tracer.rules.kept import KeptByEndpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects

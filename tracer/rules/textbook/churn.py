@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tracer.connections import Connections
 from tracer.events import Events
 from tracer.findings import Severity
+from tracer.rows import Connections
 from tracer.rules.rate import Rate, opened
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.connections import Connections
 from tracer.events import Events, TcpState, is_transition
 from tracer.findings import Severity
+from tracer.rows import Connections
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, forget_oldest

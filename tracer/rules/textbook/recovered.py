@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tracer.connections import Connections, by_endpoint
 from tracer.events import Events
 from tracer.findings import Severity
+from tracer.rows import Connections, by_endpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View, forget_oldest, is_failed

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tracer.connections import Connections, by_endpoint
 from tracer.events import Events
 from tracer.findings import Severity
+from tracer.rows import Connections, by_endpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.thresholds import Thresholds, threshold
 from tracer.rules.view import View
