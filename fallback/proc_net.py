@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fallback.namespaces import OpenProcess, Trouble
-from fallback.sockets import AF_INET, AF_INET6, SOCKET_DTYPE, V4_MAPPED, Sockets, Wanted, no_sockets
+from fallback.sockets import AF_INET, AF_INET6, SOCKET_DTYPE, V4_MAPPED, Sockets, no_sockets
 from tracer.errors import SourceError
 from tracer.events import N_STATES
 
@@ -33,6 +32,7 @@ ByteOrder = Literal["little", "big"]
 Text = bytes | bytearray | memoryview
 HOST_ORDER: ByteOrder = sys.byteorder
 INITIAL_BYTES = 1 << 18  # 1,700 sockets
+_PIECE_BYTES = 1 << 24  # 110,000 sockets; parsing takes about four times as much memory besides
 
 FILES = (("tcp", AF_INET), ("tcp6", AF_INET6))
 COLUMNS = b"sl local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode".split()
@@ -49,8 +49,7 @@ class Parsed:
 
     Attributes:
         rows: SOCKET_DTYPE, shape (n_sockets,), in the order of the lines; netns and cookie are 0.
-        malformed: lines that are no row (the header not counted), the cut-off last one among them. With a filter, lines
-            whose remote or state differs from the wanted are not looked at any further, and not counted.
+        malformed: lines that are no row (the header not counted), the cut-off last one among them.
         columns_known: the header names the columns up to the inode as Linux does. False where it is missing or says something
             else: then the rows have the right form, but a caller may doubt what their numbers mean.
     """
@@ -182,16 +181,16 @@ _PREFIX = _prefix_automaton()
 _TAIL = _tail_automaton()
 
 
-def parse_tcp(text: Text, family: int, byteorder: ByteOrder = HOST_ORDER, wanted: Wanted | None = None) -> Parsed:
+def parse_tcp(text: Text, family: int, byteorder: ByteOrder = HOST_ORDER) -> Parsed:
     """The sockets of a /proc/net/tcp (family 2) or tcp6 (family 10).
 
-    The first line is the header unless it begins with a number and a colon.
+    The first line is the header unless it begins with a number and a colon. Large files are parsed in pieces, so that what is
+    needed besides the rows stays small.
 
     Args:
         text: the file's bytes, whatever they are.
         family: AF_INET or AF_INET6.
         byteorder: of the machine that wrote it.
-        wanted: leave out other sockets; cheaper than dropping their rows.
 
     Raises:
         SourceError: there is no file for that family.
@@ -200,6 +199,22 @@ def parse_tcp(text: Text, family: int, byteorder: ByteOrder = HOST_ORDER, wanted
     if layout is None:
         raise SourceError(f"/proc/net shows TCP of the families {sorted(_LAYOUTS)}, not of {family}")
     data = np.frombuffer(text, np.uint8) if len(text) else np.zeros(0, np.uint8)
+    parts: list[Parsed] = []
+    start = 0
+    while start < len(data) or not parts:
+        piece = data[start : start + _PIECE_BYTES]
+        if start + len(piece) < len(data):
+            last = np.flatnonzero(piece == ord("\n"))[-1:]
+            piece = piece[: int(last[0]) + 1] if len(last) else data[start:]
+        parts.append(_parse_piece(piece, layout, byteorder, not parts))
+        start += max(len(piece), 1)
+    if len(parts) == 1:
+        return parts[0]
+    return Parsed(np.concatenate([part.rows for part in parts]), sum(part.malformed for part in parts), parts[0].columns_known)
+
+
+def _parse_piece(data: Bytes, layout: _Layout, byteorder: ByteOrder, first: bool) -> Parsed:
+    """The rows of whole lines, and of what is cut off behind them; the `first` piece may begin with a header."""
     ends = np.flatnonzero(data == ord("\n"))
     n_complete_bytes = int(ends[-1]) + 1 if len(ends) else 0
     cut_off = int(len(data) > n_complete_bytes)
@@ -211,22 +226,14 @@ def parse_tcp(text: Text, family: int, byteorder: ByteOrder = HOST_ORDER, wanted
     colons, numbered = _find_colons(data, starts)
     n_lines = len(ends)
     columns_known = False
-    if not numbered[0]:
+    if first and not numbered[0]:
         n_lines -= 1
         columns_known = _names_known_columns(bytes(data[: ends[0]]))
 
     # A line can't be one where not even the head fits before the end; the window of its head must not leave the buffer.
     candidates = colons[numbered & (colons + layout.n_bytes < n_complete_bytes)]
-    n_unwanted = 0
-    if wanted is not None:
-        kept = _looks_wanted(data, candidates, layout, _keys_of(wanted, family, byteorder))
-        n_unwanted = len(candidates) - len(kept)
-        candidates = kept
     rows = _decode(data, candidates, layout, byteorder)
-    malformed = n_lines - n_unwanted - len(rows) + cut_off
-    if wanted is not None:
-        rows = rows[wanted.among(rows)]
-    return Parsed(rows, malformed, columns_known)
+    return Parsed(rows, n_lines - len(rows) + cut_off, columns_known)
 
 
 def _names_known_columns(header: bytes) -> bool:
@@ -329,45 +336,12 @@ def _tail(data: Bytes, at: Positions) -> tuple[NDArray[np.uint64], NDArray[np.ui
     return uid, inode, states == _TAIL.done
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """How a wanted line writes its state, its port and the last word of its address: characters as integers. None: anything."""
-
-    states: NDArray[np.uint16] | None
-    words: NDArray[np.uint64] | None
-    ports: NDArray[np.uint32] | None
-
-
-@lru_cache(maxsize=16)
-def _keys_of(wanted: Wanted, family: int, byteorder: ByteOrder) -> _Keys:
-    states = words = ports = None
-    if wanted.states is not None:
-        states = np.array([b"%02X" % state for state in sorted(wanted.states)], "S2").view(np.uint16)
-    if wanted.remotes is not None:
-        remotes = [remote for remote in wanted.remotes if family == AF_INET6 or remote[0][:12] == V4_MAPPED]
-        texts = {b"%08X" % int.from_bytes(address[12:], byteorder) for address, _ in remotes}
-        words = np.array(sorted(texts), "S8").view(np.uint64)
-        ports = np.array(sorted({b"%04X" % port for _, port in remotes}), "S4").view(np.uint32)
-    return _Keys(states, words, ports)
-
-
-def _looks_wanted(data: Bytes, colons: Positions, layout: _Layout, keys: _Keys) -> Positions:
-    """The colons of those lines whose text passes. May let too much pass, never too little."""
-    word = layout.rport - 1 - 8
-    for offset, allowed in ((layout.state, keys.states), (word, keys.words), (layout.rport, keys.ports)):
-        if allowed is not None:
-            found = _windows(data, colons + offset, allowed.itemsize).view(allowed.dtype)
-            colons = colons[np.isin(found, allowed)]
-    return colons
-
-
-def read_tcp(proc_root: Path, pid: int | None = None, *, wanted: Wanted | None = None, space: bytearray | None = None) -> Picture:
+def read_tcp(proc_root: Path, pid: int | None = None, *, space: bytearray | None = None) -> Picture:
     """Take a picture of a namespace: both files, each read in one go.
 
     Args:
         proc_root: where /proc is.
         pid: a process in the namespace; None: this process.
-        wanted: as for `parse_tcp`.
         space: memory to read into; it grows as needed. A poller gives the same one each time, to save its allocation.
 
     Returns:
@@ -381,7 +355,7 @@ def read_tcp(proc_root: Path, pid: int | None = None, *, wanted: Wanted | None =
         for name, family in FILES:
             n_bytes = process.read_into(f"net/{name}", space)
             if n_bytes is not None:
-                parsed.append(parse_tcp(memoryview(space)[:n_bytes], family, wanted=wanted))
+                parsed.append(parse_tcp(memoryview(space)[:n_bytes], family))
                 files.append(name)
     rows = np.concatenate([part.rows for part in parsed]) if parsed else no_sockets()
     rows["netns"] = process.netns

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
-
-from tracer.errors import SourceError
-from tracer.events import N_STATES
 
 AF_INET = 2
 AF_INET6 = 10
@@ -63,43 +58,3 @@ V4_MAPPED = bytes(10) + b"\xff\xff"
 def no_sockets() -> Sockets:
     """An empty picture."""
     return np.zeros(0, SOCKET_DTYPE)
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which sockets the caller cares for; a socket must be among the remotes and among the states. None: all.
-
-    Attributes:
-        remotes: (address of 16 bytes as in SOCKET_DTYPE, port) pairs. An IPv4 one also finds IPv6 sockets that speak IPv4 to it.
-        states: numbers of TcpState.
-    """
-
-    remotes: frozenset[tuple[bytes, int]] | None = None
-    states: frozenset[int] | None = None
-
-    def __post_init__(self) -> None:
-        """Validate.
-
-        Raises:
-            SourceError: an address is not 16 bytes long, or there is no such port or state.
-        """
-        wrong_remotes = [remote for remote in self.remotes or () if len(remote[0]) != 16 or not 0 <= remote[1] < 1 << 16]
-        if wrong_remotes:
-            raise SourceError(f"no remote of a socket can be {wrong_remotes[:5]}")
-        wrong_states = [state for state in self.states or () if not 0 < state < N_STATES]
-        if wrong_states:
-            raise SourceError(f"no TCP has the state {wrong_states[:5]}")
-
-    def among(self, rows: Sockets) -> NDArray[np.bool_]:
-        """Which rows are wanted: bool, shape (n_sockets,)."""
-        wanted = np.ones(len(rows), bool)
-        if self.states is not None:
-            wanted &= np.isin(rows["state"], np.array(sorted(self.states), np.uint8))
-        if self.remotes is not None:
-            # Of fixed length: that numpy ignores zero bytes at the end of an S18 makes no two of them equal that are not.
-            keys = np.array([address + port.to_bytes(2, "big") for address, port in sorted(self.remotes)], "S18")
-            found = np.empty((len(rows), 18), np.uint8)
-            found[:, :16] = rows["raddr"]
-            found[:, 16:] = rows["rport"].astype(">u2").view(np.uint8).reshape(len(rows), 2)
-            wanted &= np.isin(found.view("S18")[:, 0], keys)
-        return wanted

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fallback import proc_net
 from fallback.proc_net import AF_INET, AF_INET6, ByteOrder, Parsed, parse_tcp, read_tcp
-from fallback.sockets import SOCKET_DTYPE, V4_MAPPED, Wanted
+from fallback.sockets import SOCKET_DTYPE, V4_MAPPED
 from tracer.errors import SourceError
 from tracer.events import TcpState
 
@@ -301,68 +302,20 @@ def test_lines_of_any_numbers_are_read_as_the_reference_reads_them(text: bytes) 
     assert_as_naive(text, AF_INET)
 
 
-# --- filters ---
-
-
-def _filters() -> Iterator[Wanted]:
-    remotes = [(address("127.0.0.1"), 5000), (address("127.0.0.7"), 5001), (address("::1"), 0x1389), (address("127.0.0.1"), 1)]
-    for chosen in ([], remotes[:1], remotes[1:2], remotes[2:], remotes):
-        yield Wanted(remotes=frozenset(chosen))
-        yield Wanted(remotes=frozenset(chosen), states=frozenset({S.ESTABLISHED, S.CLOSE_WAIT}))
-    for state in S:
-        yield Wanted(states=frozenset({state}))
-    yield Wanted(states=frozenset())
-    yield Wanted()
+# --- in pieces ---
 
 
 @pytest.mark.parametrize(("text", "family"), FILES)
-@pytest.mark.parametrize("byteorder", ["little", "big"])
-def test_a_filter_leaves_what_looking_at_every_row_leaves(text: bytes, family: int, byteorder: ByteOrder) -> None:
-    rows = as_tuples(parse_tcp(text, family, byteorder))
-    names = SOCKET_DTYPE.names or ()
-    for wanted in _filters():
-        kept = [
-            row
-            for row in rows
-            for named in [dict(zip(names, row, strict=True))]
-            if (wanted.remotes is None or (named["raddr"], named["rport"]) in wanted.remotes)
-            and (wanted.states is None or named["state"] in wanted.states)
-        ]
-        parsed = parse_tcp(text, family, byteorder, wanted)
-        assert (as_tuples(parsed), parsed.malformed) == (kept, 0), wanted
-
-
-def test_a_filter_keeps_a_fitting_row_of_every_kind() -> None:
-    """The filters of the test above are worth something."""
-    kept = [
-        len(parse_tcp(text, family, "little", wanted).rows) for wanted in _filters() for text, family in ((TCP, 2), (TCP6, 10))
-    ]
-    assert sum(bool(number) for number in kept) >= 15
-
-
-def test_a_port_equal_in_a_filter_needs_its_own_address() -> None:
-    crossed = frozenset({(address("127.0.0.1"), 0x138A), (address("127.0.0.9"), 5000)})
-    assert parse_tcp(TCP, AF_INET, "little", Wanted(remotes=crossed)).rows["rport"].tolist() == [0x138A] * 2
-
-
-def test_addresses_that_share_their_last_word_are_told_apart() -> None:
-    wanted = Wanted(remotes=frozenset({(address("fe80::1"), 0x1389)}))
-    assert not len(parse_tcp(TCP6, AF_INET6, "little", wanted).rows)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=6), max_size=40).map(b"".join), st.sampled_from([AF_INET, AF_INET6]))
-def test_a_filter_takes_nothing_from_any_bytes_that_would_not_be_a_row(text: bytes, family: int) -> None:
-    rows = as_tuples(parse_tcp(text, family))
-    wanted = Wanted(frozenset({(address("127.0.0.1"), 5000)}), frozenset({S.ESTABLISHED}))
-    assert set(as_tuples(parse_tcp(text, family, wanted=wanted))) <= set(rows)
-
-
-@pytest.mark.parametrize("arguments", [{"remotes": frozenset({(b"1234", 1)})}, {"remotes": frozenset({(bytes(16), 65536)})},
-                                       {"states": frozenset({0})}, {"states": frozenset({13})}])  # fmt: skip
-def test_a_filter_nothing_can_pass_is_an_error(arguments: dict[str, Any]) -> None:
-    with pytest.raises(SourceError):
-        Wanted(**arguments)
+@pytest.mark.parametrize("piece_bytes", [1, 150, 151, 400, 1000])
+def test_a_file_parsed_in_pieces_gives_what_it_gives_at_once(
+    text: bytes, family: int, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    garbled = text + b"   9: zz\n" + text.split(b"\n")[1] + b"\n" + b"  10: 0100007F"
+    whole = parse_tcp(garbled, family, "little")
+    monkeypatch.setattr(proc_net, "_PIECE_BYTES", piece_bytes)
+    in_pieces = parse_tcp(garbled, family, "little")
+    assert as_tuples(in_pieces) == as_tuples(whole)
+    assert (in_pieces.malformed, in_pieces.columns_known) == (whole.malformed, whole.columns_known)
 
 
 # --- reading ---
@@ -582,13 +535,6 @@ def test_ipv4_from_an_ipv6_socket_has_the_address_ipv4_has(stack: ExitStack) -> 
         pytest.skip(f"no IPv6 here: {error}")
     row = _row_from(("127.0.0.1", client.getsockname()[1]), listener.getsockname())
     assert (int(row["family"]), int(row["inode"])) == (AF_INET6, _inode(client))
-
-
-def test_a_filter_on_the_running_kernel_finds_the_connection_asked_for(stack: ExitStack) -> None:
-    client, server = _pair(stack)
-    there = server.getsockname()
-    wanted = Wanted(frozenset({(address(there[0]), there[1])}), frozenset({S.ESTABLISHED}))
-    assert read_tcp(PROC, wanted=wanted).rows["inode"].tolist() == [_inode(client)]
 
 
 def test_the_running_kernel_writes_nothing_malformed(stack: ExitStack) -> None:
