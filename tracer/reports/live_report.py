@@ -18,6 +18,7 @@ from tracer.header import TraceHeader
 from tracer.lifecycle import STATE_NAMES
 from tracer.reports.text_report import (
     connection_texts,
+    coverage_text,
     owner_texts,
     start_text,
     summary_texts,
@@ -90,7 +91,8 @@ class LiveReport:
 
 
 def _head(summary: Summary) -> Text:
-    head = f"source {summary.source}  transitions {summary.events}  lost {summary.lost}  connections {summary.connections}"
+    head = f"source {summary.source}  transitions {summary.events}  lost {summary.lost}  {coverage_text(summary)}"
+    head += f"  connections {summary.connections}"
     return Text(printable(head), style="bold red" if summary.lost else "bold")
 
 

@@ -105,7 +105,8 @@ def connection_texts(rows: Connections, endpoints: dict[int, str], clock: ClockO
         rows["lport"].tolist(),
         _remote_texts(rows, endpoints),
         rows["close_reason"].tolist(),
-        *(map(duration_text, rows[field].tolist()) for field in ("lifetime_ns", "connect_ns")),
+        _span_texts(rows, "lifetime_ns", "closed"),
+        _span_texts(rows, "connect_ns", "established"),
         *(map(bytes_text, rows[field].tolist()) for field in ("bytes_received", "bytes_acked")),
         _remarks(rows),
     )
@@ -131,6 +132,9 @@ def finding_texts(finding: Finding, endpoints: dict[int, str], clock: ClockOffse
     causes = finding.evidence.get("causes")
     if causes:
         lines.append("    may be: " + ", ".join(f"{name} {confidence:.0%}" for name, confidence in causes.items()))
+    coverage = finding.evidence.get("coverage")
+    if coverage is not None and coverage < 1:
+        lines.append(f"    seen:   {coverage:.0%} of the connections that were opened")
     if finding.suspects:
         lines.append("    who:    " + "; ".join(map(suspect_text, finding.suspects)))
     if finding.state is FindingState.OPEN:
@@ -172,10 +176,21 @@ def _remote_texts(rows: Connections, endpoints: dict[int, str]) -> list[str]:
     return texts
 
 
+def _span_texts(rows: Connections, field: str, end: str) -> list[str]:
+    """How long; where both ends were seen in one look, how long at most."""
+    texts = list(map(duration_text, rows[field].tolist()))
+    bounded = (rows[field] < 0) & (rows["opened_ns"] >= 0) & (rows[f"{end}_ns"] >= 0)
+    most_ns = rows[f"{end}_ns"] - rows["opened_ns"] + rows["opened_early_ns"]
+    for index in np.flatnonzero(bounded).tolist():
+        texts[index] = f"<{duration_text(int(most_ns[index]))}"
+    return texts
+
+
 def _remarks(rows: Connections) -> list[str]:
     """What is out of the ordinary; "" for most rows."""
     texts = [""] * len(rows)
-    odd = (rows["retransmits"] > 0) | (rows["unread_bytes"] > 0) | (rows["preexisting"] == 1) | rows["gap"]
+    early_ns = np.maximum(rows["opened_early_ns"], np.maximum(rows["established_early_ns"], rows["closed_early_ns"]))
+    odd = (rows["retransmits"] > 0) | (rows["unread_bytes"] > 0) | (rows["preexisting"] == 1) | rows["gap"] | (early_ns > 0)
     for index in np.flatnonzero(odd).tolist():
         row = rows[index]
         remarks = []
@@ -187,6 +202,8 @@ def _remarks(rows: Connections) -> list[str]:
             remarks.append("was open before")
         if row["gap"]:
             remarks.append("transitions missing")
+        if early_ns[index] > 0:
+            remarks.append(f"times may be {duration_text(int(early_ns[index]))} earlier")
         texts[index] = f"  ({', '.join(remarks)})"
     return texts
 

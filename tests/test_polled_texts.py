@@ -1,0 +1,87 @@
+"""What people read of looks: bounds instead of times that nobody knows, and how much was seen."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+
+from tests.stories import LABELS, ROLES, Story, trying
+from tests.traces import MS, SECOND, START_NS, path, trace
+from tracer.analysis import Analysis
+from tracer.events import EventBatch, Events, no_events
+from tracer.header import TraceHeader
+from tracer.reports.text_report import TextReport, coverage_text
+from tracer.rules.settings import RuleSettings
+
+
+def analysed(events: Events, early_ns: int = 0, opened: int = 0, counted: int = 0) -> tuple[Analysis, str]:
+    """A trace with times that may be so much earlier, and all that is printed of it."""
+    stream = io.StringIO()
+    report = TextReport(stream, transitions=False)
+    made = Analysis("polled", 50 * MS, LABELS, RuleSettings(), dict(ROLES))
+    report.start(TraceHeader("polled", "because", 50 * MS, endpoints=LABELS))
+    early = np.full(len(events), early_ns, np.uint64)
+    batch = EventBatch(events, "polled", 50 * MS, early_ns=early if early_ns else None, opened=opened, counted=counted)
+    report.batch(batch, made.feed(batch), made)
+    last = EventBatch(no_events(), "polled", 50 * MS, until_ns=int(events["ts_ns"].max()) + 30 * SECOND)
+    report.batch(last, made.feed(last), made)
+    report.finish(made, None)
+    return made, stream.getvalue()
+
+
+def test_what_was_seen_in_one_look_has_a_longest_life() -> None:
+    _, text = analysed(trace(*path("peer", [START_NS] * 5)), early_ns=80 * MS)
+    assert "life <80ms" in text
+    assert "connect <80ms" in text
+
+
+def test_times_with_bounds_say_so() -> None:
+    _, text = analysed(
+        trace(*path("peer", [START_NS, START_NS, START_NS + SECOND, START_NS + SECOND, START_NS + SECOND])), 80 * MS
+    )
+    assert "life 1s" in text
+    assert "times may be 80ms earlier" in text
+
+
+def test_exact_times_say_nothing_of_bounds() -> None:
+    _, text = analysed(trace(*path("peer", [START_NS + each for each in range(5)])))
+    assert "earlier" not in text
+    assert "<" not in text
+
+
+def test_the_summary_says_how_many_connections_were_seen() -> None:
+    made, text = analysed(trace(*path("peer", [START_NS] * 5)), opened=3, counted=12)
+    assert "3 of 12 opened connections seen" in text
+    assert made.summary().coverage == 0.25
+
+
+def test_without_a_count_coverage_is_unknown_but_for_ebpf() -> None:
+    made, _ = analysed(trace(*path("peer", [START_NS] * 5)))
+    assert coverage_text(made.summary()) == "coverage unknown"
+    assert coverage_text(replace(made.summary(), source="ebpf", gaps=0)) == "every transition seen"
+
+
+def test_a_finding_says_of_how_many_connections_it_knows() -> None:
+    _, text = analysed(trying(1.0, 12), opened=6, counted=12)
+    assert "seen:   50% of the connections that were opened" in text
+
+
+def test_a_finding_is_less_sure_where_little_was_seen() -> None:
+    def sure(opened: int) -> str:
+        _, text = analysed(trying(1.0, 12), opened=opened, counted=12)
+        return text.partition("refused (")[2].partition(" sure")[0]
+
+    assert sure(11) == sure(12) == "90%"
+    assert sure(6) == "63%"
+
+
+def test_what_rests_on_absence_is_withheld_where_little_was_seen() -> None:
+    story = Story()
+    story.connection(0, received=400, acked=100)
+    story.connection(0.05, received=300, acked=200, endpoint=3)
+    for opened, found in ((12, True), (6, False)):
+        made, text = analysed(story.events(), opened=opened, counted=12)
+        assert (" auth-failure (" in text) is found
+        assert ("auth-failure" in dict(made.summary().abstained)) is not found
