@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.looks import polled
-from tests.stories import TALES, Verdict, judge_batches
+from tests.stories import TALES, Story, Verdict, judge_batches
 from tests.traces import MS, PATHS, SECOND, START_NS, event, trace
 from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, Events, TcpState
@@ -150,3 +150,14 @@ def test_a_rule_that_needs_what_no_look_shows_abstains_and_says_so(rule: str) ->
 def test_nothing_is_found_through_looks_that_is_not_in_the_trace(rule: str, period_ms: int, with_records: bool) -> None:
     whole, found = through_looks(rule, period_ms, with_records)
     assert found.rules <= whole.rules
+
+
+@pytest.mark.parametrize("with_records", [True, False], ids=["polled", "proc"])
+def test_handshakes_that_came_to_nothing_are_unanswered_where_it_is_sure(with_records: bool) -> None:
+    """No look shows why they ended; that nothing was ever acknowledged shows in their records, and in no picture."""
+    story = Story()
+    for number in range(4):
+        story.connection(0.3 * number, "aborted", life_s=0.005)
+    times_ns = range(START_NS, START_NS + 8 * SECOND, 50 * MS)
+    found = judge_batches(polled(story.events(), times_ns, with_records), source="polled", resolution_ns=50 * MS)
+    assert bool(found.of("unreachable")) is with_records

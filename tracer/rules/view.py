@@ -241,4 +241,15 @@ def is_failed(rows: Connections) -> NDArray[np.bool_]:
     return failed & (rows["established_ns"] < 0) & (rows["state_ns"][:, TcpState.ESTABLISHED] < 0)
 
 
-__all__ = ["SESSION_NS", "Client", "Ended", "Owner", "View", "forget_oldest", "is_failed"]
+def is_given_up(rows: Connections) -> NDArray[np.bool_]:
+    """Connections that ended without an answer and without an error that is known: bool, shape (n,).
+
+    The caller gave up; or, where no error can be seen (a poller), perhaps the kernel did. That nothing was ever acknowledged must
+    be known: a poller that sees no bytes may have missed the handshake.
+    """
+    silent = (rows["close_reason"] == CloseReason.UNKNOWN) & (rows["bytes_acked"] == 0) & (rows["bytes_received"] == 0)
+    silent &= (rows["opened_ns"] >= 0) & (rows["closed_ns"] >= 0) & (rows["established_ns"] < 0)
+    return np.asarray((rows["close_reason"] == CloseReason.ABORTED) | silent, bool)
+
+
+__all__ = ["SESSION_NS", "Client", "Ended", "Owner", "View", "forget_oldest", "is_failed", "is_given_up"]

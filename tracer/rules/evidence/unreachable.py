@@ -16,7 +16,7 @@ from tracer.rules.kept import KeptRows
 from tracer.rules.rule import SECOND_NS, Answer, Over, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, forget_oldest, is_failed
+from tracer.rules.view import View, forget_oldest, is_failed, is_given_up
 from tracer.segments import halves, joined
 from tracer.text import address_text
 
@@ -64,11 +64,12 @@ class Unreachable(Rule[UnreachableThresholds]):
         self._note_answers(events)
         reason = ended["close_reason"]
         failed = is_failed(ended) & (reason != CloseReason.REFUSED)
-        gave_up = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
+        given_up = is_given_up(ended)
+        gave_up = given_up & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
         rows = ended[failed | gave_up]
         for endpoint_id, own in by_endpoint(rows):
             self._ended.setdefault(endpoint_id, KeptRows(_KEPT)).add(own)
-        young = (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= 0) & ~gave_up
+        young = given_up & (ended["opened_ns"] >= 0) & ~gave_up
         for endpoint_id, own in by_endpoint(ended[young]):
             self._aborted.setdefault(endpoint_id, KeptRows(_KEPT)).add(own)
 

@@ -16,7 +16,7 @@ from tracer.rules.kept import KeptByEndpoint
 from tracer.rules.rule import SECOND_NS, Answer, Rule, Sighting
 from tracer.rules.suspects import rows_suspects
 from tracer.rules.thresholds import Thresholds, threshold
-from tracer.rules.view import View, is_failed
+from tracer.rules.view import View, is_failed, is_given_up
 from tracer.segments import joined
 
 _KEPT = 256
@@ -51,7 +51,7 @@ class TextbookUnreachable(Rule[TextbookUnreachableThresholds]):
         """See `Rule`."""
         reason = ended["close_reason"]
         failed = is_failed(ended) & (reason != CloseReason.REFUSED)
-        failed |= (reason == CloseReason.ABORTED) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
+        failed |= is_given_up(ended) & (ended["lifetime_ns"] >= self.settings.syn_sent_s * SECOND_NS)
         rows = ended[failed & (ended["established_ns"] < 0)]
         self._rows.add(rows)
 
