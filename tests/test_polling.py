@@ -18,8 +18,11 @@ from typing import Any
 
 import pytest
 
-from fallback import sock_diag
+from fallback import netlink, sock_diag
+from fallback.netlink import Remote
+from fallback.source import PollingSource
 from tests.live import PATIENCE_S, ROOT, Watching, connections, one, ordinary_user, serving, since_the_start, summary
+from tracer.events import is_opening
 
 REASON = sock_diag.probe()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"sock_diag: {REASON}")
@@ -196,6 +199,30 @@ def test_ebpf_knows_the_owner_of_what_was_open_before_and_how_it_goes_on() -> No
     assert int(row["skaddr"], 16) > 1 << 48
 
 
+def test_records_that_did_not_fit_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue of a few records, and nobody who reads it; records without a port are lost with ours, whosever they are."""
+    made = 300
+    monkeypatch.setattr(
+        netlink, "set_receive_bytes", lambda sock, _: sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+    )
+    with serving(answer) as port:
+        source = PollingSource("polled")
+        try:
+            source.watch([(Remote(netlink.V4_MAPPED + bytes([127, 0, 0, 1]), 128, port), 1)])
+            source.start()
+            source.read()
+            for _ in range(made):
+                ask(port).close()
+            time.sleep(0.2)
+            batches = [source.read(at_once=True) for _ in range(4)]
+        finally:
+            source.close()
+    told = sum(int(is_opening(batch.events).sum()) for batch in batches)
+    lost = sum(batch.lost for batch in batches)
+    assert told < made <= told + lost
+    assert sum(batch.counted for batch in batches) - sum(batch.opened for batch in batches) == lost
+
+
 # --- as nobody, and where something is forbidden
 
 
@@ -322,6 +349,28 @@ def test_a_connection_in_another_network_namespace_is_seen_with_its_owner(source
     assert (row["netns"], row["pid"]) == (netns, inside.pid)
     if source == "polled":
         assert row["bytes_acked"] == 5
+
+
+@needs_root
+def test_where_a_namespace_may_not_be_entered_it_is_seen_through_proc_and_that_is_said(inside: subprocess.Popen[str]) -> None:
+    assert inside.stdin is not None
+    assert inside.stdout is not None
+    port, netns = map(int, inside.stdout.readline().split())
+    command = ["setpriv", "--bounding-set=-sys_admin,-bpf,-perfmon", sys.executable, "-m", "tracer", "watch", "--json"]
+    with subprocess.Popen(
+        [*command, f"--registry=127.0.0.1:{port}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        start = json.loads(running.stdout.readline())
+        inside.stdin.write("\n")
+        inside.stdin.flush()
+        inside.stdout.readline()
+        time.sleep(2 * SLOW_S)
+        running.terminate()
+        out, err = running.communicate(timeout=PATIENCE_S)
+    assert start["source"] == "polled"
+    assert f"network namespace {netns} is seen through /proc alone" in err
+    assert [row["netns"] for row in connections([json.loads(line) for line in out.splitlines()])] == [netns]
 
 
 @needs_root

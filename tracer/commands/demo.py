@@ -142,7 +142,7 @@ def explain(phases: list[Phase], rows: Connections) -> list[str]:
     for phase in phases:
         own = rows[(rows["opened_ns"] >= phase.start_ns) & (rows["opened_ns"] < phase.end_ns)]
         lines += [f"  {phase.phase}", f"    told:    {phase.told}", *(f"    sockets: {line}" for line in _shown(own)), ""]
-    lines.append("All of it came from the kernel's TCP state changes; nothing was read from the connections themselves.")
+    lines.append("All of it came from what the kernel knows of sockets; nothing was read from the connections themselves.")
     return lines
 
 
