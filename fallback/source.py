@@ -156,7 +156,8 @@ class PollingSource:
         """What this process may not see, in words."""
         lacking = []
         if self._walked.denied:
-            lacking.append(f"{self._walked.denied} processes of others and their network namespaces are out of sight")
+            processes = "1 process" if self._walked.denied == 1 else f"{self._walked.denied} processes"
+            lacking.append(f"{processes} of others, and what network namespaces they are in, are out of sight")
         elif self._walked.hidden:
             lacking.append("/proc hides other users' processes (hidepid)")
         if os.geteuid():

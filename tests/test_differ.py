@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fallback.diag_records import DIAG_DTYPE, DiagFlag, Records
 from fallback.differ import Differ, Look
 from fallback.sockets import SOCKET_DTYPE, Sockets
 from fallback.steps import Differences
@@ -134,6 +136,147 @@ def test_events_say_how_much_earlier_they_may_have_been() -> None:
 
 def test_a_socket_listed_twice_counts_once() -> None:
     assert len(after(picture(), picture(socket(S.SYN_SENT), socket(S.SYN_SENT))).events) == 1
+
+
+# --- with records of what ended
+
+
+UP = DiagFlag.ESTABLISHED | DiagFlag.HAS_RECEIVED | DiagFlag.HAS_ACKED
+IN_ORDER = UP | DiagFlag.FIN_ACKED
+
+
+def record(flags: DiagFlag, *, cookie: int = 9, lport: int = 40_000, received_ns: int = 0, received: int = 501) -> Records:
+    """What sock_diag tells of an end."""
+    made = np.zeros(1, DIAG_DTYPE)
+    same = socket(S.CLOSE, lport=lport)
+    for field in ("laddr", "raddr", "lport", "rport", "family"):
+        made[field] = same[field]
+    made["cookie"], made["flags"], made["received_ns"], made["bytes_received"] = cookie, int(flags), received_ns, received
+    made["state"] = S.CLOSE
+    return made
+
+
+def with_cookie(state: TcpState, cookie: int = 9, **fields: Any) -> np.void:
+    row = socket(state, **fields)
+    row["cookie"] = cookie
+    return row
+
+
+class Looking:
+    """A differ that is given a look each second."""
+
+    def __init__(self) -> None:
+        self.differ = Differ(with_records=True)
+        self.now_s = 0
+
+    def __call__(self, *rows: np.void, ended: Records | None = None, orderly: bool = True) -> Differences:
+        self.now_s += 1
+        now_ns = self.now_s * SECOND
+        records = np.zeros(0, DIAG_DTYPE) if ended is None else ended.copy()
+        records["received_ns"] = now_ns
+        since_ns = np.full(len(records), now_ns - SECOND, np.int64)
+        return self.differ.take(Look(picture(*rows), now_ns, now_ns, None, records, since_ns, orderly))
+
+
+@pytest.fixture
+def looking() -> Looking:
+    made = Looking()
+    made()
+    return made
+
+
+def test_a_record_of_what_was_never_seen_is_a_whole_life(looking: Looking) -> None:
+    found = looking(ended=record(IN_ORDER))
+    assert [new for _, new in ways(found)] == ["SYN_SENT", "ESTABLISHED", "CLOSE_WAIT", "LAST_ACK", "CLOSE"]
+
+
+def test_what_lingers_was_closed_by_this_side(looking: Looking) -> None:
+    found = looking(socket(S.TIME_WAIT, inode=0), ended=record(IN_ORDER))
+    assert [new for _, new in ways(found)] == ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "CLOSE"]
+
+
+def test_where_a_reset_was_sent_nobody_knows_who_closed_first(looking: Looking) -> None:
+    found = looking(ended=record(IN_ORDER), orderly=False)
+    assert [new for _, new in ways(found)] == ["SYN_SENT", "ESTABLISHED", "CLOSE"]
+
+
+def test_where_the_peer_s_fin_was_seen_a_reset_elsewhere_changes_nothing(looking: Looking) -> None:
+    looking(with_cookie(S.CLOSE_WAIT))
+    assert ways(looking(ended=record(IN_ORDER), orderly=False)) == [("CLOSE_WAIT", "LAST_ACK"), ("LAST_ACK", "CLOSE")]
+
+
+def test_the_peer_s_fin_is_no_payload(looking: Looking) -> None:
+    assert looking(ended=record(IN_ORDER)).events["bytes_received"].max() == 500
+
+
+def test_a_fin_of_which_nobody_knows_is_not_taken_off(looking: Looking) -> None:
+    assert looking(ended=record(IN_ORDER), orderly=False).events["bytes_received"].max() == 501
+
+
+def test_what_is_gone_waits_for_its_record(looking: Looking) -> None:
+    looking(with_cookie(S.ESTABLISHED))
+    assert not len(looking().events)
+    assert ways(looking(ended=record(IN_ORDER)))[-1] == ("LAST_ACK", "CLOSE")
+
+
+def test_what_is_gone_without_a_record_ended_somehow(looking: Looking) -> None:
+    looking(with_cookie(S.ESTABLISHED))
+    looking()
+    assert ways(looking()) == [("ESTABLISHED", "CLOSE")]
+
+
+def test_a_record_that_comes_after_that_is_not_another_connection(looking: Looking) -> None:
+    looking(with_cookie(S.ESTABLISHED))
+    looking()
+    looking()
+    assert not len(looking(ended=record(UP)).events)
+
+
+def test_what_has_begun_to_linger_waits_for_its_record_and_is_told_once(looking: Looking) -> None:
+    looking(with_cookie(S.ESTABLISHED))
+    lingering = socket(S.TIME_WAIT, inode=0)
+    assert not len(looking(lingering).events)
+    assert ways(looking(lingering, ended=record(IN_ORDER))) == [("ESTABLISHED", "FIN_WAIT1"), ("FIN_WAIT1", "CLOSE")]
+    assert not len(looking(lingering).events)
+
+
+def test_what_lingers_without_ever_a_record_is_told_at_the_second_look(looking: Looking) -> None:
+    lingering = socket(S.TIME_WAIT, inode=0)
+    assert not len(looking(lingering).events)
+    assert [new for _, new in ways(looking(lingering))] == ["SYN_SENT", "ESTABLISHED", "FIN_WAIT1", "CLOSE"]
+    assert not len(looking(lingering).events)
+
+
+def test_a_new_cookie_on_the_same_ends_is_another_connection(looking: Looking) -> None:
+    looking(with_cookie(S.ESTABLISHED, cookie=9, inode=0))
+    found = ways(looking(with_cookie(S.ESTABLISHED, cookie=10, inode=0)))
+    assert found == [("ESTABLISHED", "CLOSE"), ("CLOSE", "SYN_SENT"), ("SYN_SENT", "ESTABLISHED")]
+
+
+def test_a_record_before_the_first_look_has_no_opening() -> None:
+    looking = Looking()
+    assert ways(looking(ended=record(IN_ORDER)))[0] == ("ESTABLISHED", "CLOSE_WAIT")
+
+
+# --- when other things are watched
+
+
+def is_elsewhere(rows: Sockets) -> np.ndarray[Any, Any]:
+    return np.asarray(rows["raddr"][:, 15] != 7, bool)
+
+
+def test_what_is_watched_no_more_does_not_end(looking: Looking) -> None:
+    looking(with_cookie(S.ESTABLISHED))
+    looking.differ.rewatch(is_elsewhere)
+    assert not len(looking().events)
+    assert not len(looking.differ)
+
+
+def test_what_is_newly_watched_was_open_before(looking: Looking) -> None:
+    looking.differ.rewatch(is_elsewhere)
+    found = looking(socket(S.ESTABLISHED, raddr="203.0.113.8"))
+    assert is_adopted(found.events).all()
+    assert ways(looking(socket(S.CLOSE_WAIT, raddr="203.0.113.8"))) == [("ESTABLISHED", "CLOSE_WAIT")]
 
 
 OUTBOUND = [name for name in PATHS if name not in ("inbound", "listener", "simultaneous-open", "broken-pipe", "timed-out")]
