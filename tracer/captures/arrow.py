@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import nanoarrow as na
 import numpy as np
@@ -19,6 +19,7 @@ from nanoarrow.ipc import StreamWriter
 from numpy.typing import NDArray
 
 from tracer.captures.ipc import Column, CutOffError, IpcError, IpcStream, RecordBatch
+from tracer.captures.notes import Noted, endpoints_of, note_of, read_note
 from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
@@ -144,7 +145,7 @@ class _Rows:
         self.notes: dict[int, bytes] = {}
         row = 0
         for batch in batches:
-            note = _note_of(batch)
+            note = note_of(batch)
             special = np.zeros(int(batch.lost > 0) + int(bool(note)), EVENT_DTYPE)
             special["old_state"] = special["new_state"] = 7
             special_kinds = []
@@ -281,7 +282,7 @@ class ArrowTrace:
                 host=data[_PREFIX + "host"],
                 kernel=data[_PREFIX + "kernel"],
                 clock=clock,
-                endpoints=dict(_endpoints(json.loads(data[_PREFIX + "endpoints"]))),
+                endpoints=dict(endpoints_of(json.loads(data[_PREFIX + "endpoints"]))),
                 version=data[_PREFIX + "version"],
                 settings={str(key): str(value) for key, value in json.loads(data[_PREFIX + "settings"]).items()},
             )
@@ -307,12 +308,12 @@ class ArrowTrace:
                 if start == end:
                     continue
             lost, since_ns, until_ns = 0, 0, 0
-            noted = _Noted()
+            noted = Noted()
             if index and kinds[row] == _KIND_LOSS:
                 lost, since_ns = int(batch.numbers("lost")[row]), int(batch.numbers("since_ns")[row])
                 until_ns = int(events["ts_ns"][row])
             elif index and kinds[row] == _KIND_NOTE:
-                noted = _read_note(batch.text("note", row))
+                noted = read_note(batch.text("note", row))
                 since_ns, until_ns = noted.since_ns, noted.until_ns
                 if noted.switched:
                     self._source, self._resolution_ns = noted.source, noted.resolution_ns
@@ -345,74 +346,3 @@ def _events(batch: RecordBatch) -> Events:
         else:
             events[column.name] = batch.numbers(column.name)
     return events
-
-
-def _endpoints(found: object) -> Iterator[tuple[int, str]]:
-    """Endpoint ids and labels of a JSON object.
-
-    Raises:
-        ValueError: it is none, or an id is no 32-bit number.
-    """
-    if not isinstance(found, dict):
-        raise ValueError("endpoints are no object")
-    for number, label in found.items():
-        if not 0 < int(number) < 1 << 32:
-            raise ValueError(f"endpoint id {number}")
-        yield int(number), str(label)
-
-
-class _Noted(NamedTuple):
-    """What a note says."""
-
-    endpoints: tuple[tuple[int, str], ...] = ()
-    opened: int = 0
-    counted: int = 0
-    resolution_ns: int = 0
-    since_ns: int = 0
-    until_ns: int = 0
-    switched: str = ""
-    source: str = ""
-
-
-def _note_of(batch: EventBatch) -> dict[str, Any]:
-    """What belongs into a note of a batch; empty: nothing."""
-    note: dict[str, Any] = {}
-    if batch.endpoints:
-        note["endpoints"] = {str(number): label for number, label in batch.endpoints}
-    if batch.counted:
-        note["opened"], note["counted"] = batch.opened, batch.counted
-    if batch.switched:
-        note |= {"switched": batch.switched, "source": batch.source, "resolution_ns": batch.resolution_ns}
-        note |= {"since_ns": batch.lost_since_ns, "until_ns": batch.lost_until_ns}
-    return note
-
-
-def _whole(content: dict[str, Any], name: str) -> int:
-    """A whole number, 0 if it is missing.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    value = content.get(name, 0)
-    if type(value) is not int:
-        raise ValueError(f"{name} is no whole number")
-    return value
-
-
-def _read_note(text: str) -> _Noted:
-    try:
-        content = json.loads(text)
-        if not isinstance(content, dict):
-            raise ValueError("no object")
-        return _Noted(
-            endpoints=tuple(_endpoints(content.get("endpoints", {}))),
-            opened=_whole(content, "opened"),
-            counted=_whole(content, "counted"),
-            resolution_ns=_whole(content, "resolution_ns"),
-            since_ns=_whole(content, "since_ns"),
-            until_ns=_whole(content, "until_ns"),
-            switched=str(content.get("switched", "")),
-            source=str(content.get("source", "")),
-        )
-    except (ValueError, RecursionError) as error:
-        raise IpcError(f"a note can't be read: {error!r}") from error
