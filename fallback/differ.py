@@ -39,7 +39,6 @@ for _first, _ends in WAYS.items():
 TIMER_TIME_WAIT = 3
 _RECORD_DELAY_NS = 20_000_000
 _TOLD_MAX = 1 << 14
-_LINGERS_SURELY_NS = 30_000_000_000  # half of TCP_TIMEWAIT_LEN, include/net/tcp.h
 _FIN_SEEN = (S.CLOSE_WAIT, S.LAST_ACK, S.CLOSING)
 
 
@@ -54,8 +53,6 @@ class Look:
         counters: DIAG_DTYPE, aligned with `sockets`; None where there are none (/proc).
         ended: DIAG_DTYPE: watched sockets that the kernel has freed and that were not in this picture any more.
         ended_since_ns: int64, shape (n_ended,): boottime after which each ended; its `received_ns` is the latest.
-        orderly: nothing happened since the last look that takes a TIME_WAIT away before its time, so that a socket that was
-            closed in order and does not linger was closed by its peer first.
     """
 
     sockets: Sockets
@@ -64,7 +61,6 @@ class Look:
     counters: Records | None = None
     ended: Records | None = None
     ended_since_ns: NDArray[np.int64] | None = None
-    orderly: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,9 @@ class Differ:
         self._began_ns = -1  # of the last picture, and of the one before
         self._began_before_ns = -1
         self._lingering: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        # What was told of without its record, by cookie, and what only lingered, by its ends: their records are no news.
         self._told: OrderedDict[int, None] = OrderedDict()
+        self._told_ends: OrderedDict[int, None] = OrderedDict()
         self._widened = False
 
     def __len__(self) -> int:
@@ -134,6 +132,21 @@ class Differ:
     def cookies(self) -> NDArray[np.uint64]:
         """Cookies of the sockets that are open, as far as is known; 0 where a socket's is not."""
         return np.asarray(self._before.rows["cookie"], np.uint64)
+
+    def end_all(self, now_ns: int) -> Differences:
+        """The namespace is gone, and all in it; how its connections ended nobody knows."""
+        steps = Steps()
+        self._vanish(self._before, np.arange(len(self._before.keys)), steps, now_ns)
+        self._before = _empty()
+        return steps.differences()
+
+    def begin_empty(self, at_ns: int) -> None:
+        """There was nothing yet at a boottime: what the first look shows was opened since."""
+        self._began_ns = self._began_before_ns = at_ns
+
+    def without_records(self) -> None:
+        """No records come: what is gone is not waited for."""
+        self._with_records = False
 
     def note_quiet(self, until_ns: int) -> None:
         """Nothing was opened up to a boottime, as the kernel's counter says; for a namespace with nothing open."""
@@ -200,7 +213,8 @@ class Differ:
         """Tell of the sockets that were freed; the keys of what lingers of them, which is nothing new."""
         if look.ended is None or look.ended_since_ns is None or not len(look.ended):
             return np.zeros(0, np.uint64)
-        untold = ~np.isin(look.ended["cookie"], np.fromiter(self._told, np.uint64, len(self._told)))
+        untold = ~np.isin(look.ended["cookie"], _as_array(self._told))
+        untold &= ~np.isin(keys_of(sockets_of(look.ended)), _as_array(self._told_ends))
         records, since_ns, before = look.ended[untold], look.ended_since_ns[untold], self._before
         at, known = _find(before.rows["cookie"], records["cookie"])
         known &= records["cookie"] != 0
@@ -212,9 +226,7 @@ class Differ:
         established = records["flags"] & np.uint32(DiagFlag.ESTABLISHED) != 0
         if self._began_ns < 0:  # nobody knows when they were opened
             state = np.where(established, S.ESTABLISHED, S.SYN_SENT)
-        # What does not linger any more after so long may have done so before.
-        in_time = look.orderly & (look.taken_ns - since_ns < _LINGERS_SURELY_NS)
-        fin_acked = (records["flags"] & np.uint32(DiagFlag.FIN_ACKED) != 0) & (in_time | np.isin(state, _FIN_SEEN))
+        fin_acked = records["flags"] & np.uint32(DiagFlag.FIN_ACKED) != 0
         numbers = np.zeros(len(records), np.uint64)
         numbers[known] = before.numbers[at[known]]
         numbers[~known] = self._numbers(int((~known).sum()))
@@ -232,7 +244,7 @@ class Differ:
             own = np.flatnonzero(code == each)
             first = S(each >> 3)
             way = end(first, bool(each & 4), bool(each & 2), bool(each & 1))
-            fin_counted = np.isin(rows["state"][own], _FIN_SEEN) & known[own] | (S.CLOSE_WAIT in way)
+            fin_counted = np.isin(rows["state"][own], _FIN_SEEN) & known[own]
             group = (rows[own], numbers[own], first, way, received_ns[own], early_ns[own])
             steps.add(*group, last_early_ns=last_early_ns[own], counters=records[own], fin_counted=fin_counted)
         left = np.ones(len(before.keys), bool)
@@ -295,6 +307,11 @@ class Differ:
             own = np.flatnonzero(code == each)
             since_ns = np.where(opened[own], self._began_ns, before.seen_ns[at[own]] if len(before.keys) else 0)
             own_counters = None if counters is None else counters[own]
+            if states[1] is S.TIME_WAIT:
+                _remember(self._told_ends, now.keys[own])
+            else:
+                for key in now.keys[own].tolist():
+                    self._told_ends.pop(key, None)  # another connection on the same ends, whose record is news
             times = (np.full(len(own), taken_ns), taken_ns - since_ns)
             way = WAYS[states[0]][states[1]]
             steps.add(now.rows[own], now.numbers[own], states[0], way, *times, counters=own_counters)
@@ -306,9 +323,7 @@ class Differ:
         for state in np.unique(before.rows["state"][index]).tolist():
             own = index[before.rows["state"][index] == state]
             early_ns = taken_ns - before.seen_ns[own]
-            self._told.update(dict.fromkeys(before.rows["cookie"][own].tolist()))
-            while len(self._told) > _TOLD_MAX:
-                self._told.popitem(last=False)
+            _remember(self._told, before.rows["cookie"][own])
             steps.add(before.rows[own], before.numbers[own], S(state), (S.CLOSE,), np.full(len(own), taken_ns), early_ns)
 
     @staticmethod
@@ -323,6 +338,17 @@ class Differ:
             own = None if counters is None else counters[np.searchsorted(in_picture, index)]
             times = (np.full(len(index), taken_ns), np.zeros(len(index), np.int64))
             steps.add(now.rows[index], now.numbers[index], S.ESTABLISHED, (S.ESTABLISHED,), *times, counters=own, sample=True)
+
+
+def _as_array(known: OrderedDict[int, None]) -> NDArray[np.uint64]:
+    return np.fromiter(known, np.uint64, len(known))
+
+
+def _remember(known: OrderedDict[int, None], values: NDArray[np.uint64]) -> None:
+    """Up to _TOLD_MAX of them, the latest."""
+    known.update(dict.fromkeys(values[values != 0].tolist()))
+    while len(known) > _TOLD_MAX:
+        known.popitem(last=False)
 
 
 def _columns(table: _Table) -> tuple[NDArray[Any], ...]:

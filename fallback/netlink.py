@@ -74,10 +74,13 @@ def open_netlink(groups: int, netns_fd: int | None, receive_bytes: int, filter_p
 
     # setns() moves a thread. One that ends at once leaves nobody else in the wrong namespace; the socket stays where it was made.
     thread = threading.Thread(target=enter_and_open, name="regtrace-setns")
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # no more threads
+        raise SourceError(f"can't enter the network namespace: {error}") from error
     thread.join()
-    if failed:
-        raise failed[0]
+    if failed or not opened:
+        raise failed[0] if failed else SourceError("can't enter the network namespace")
     return opened[0]
 
 

@@ -7,8 +7,10 @@ batches that eBPF gives, with times that are known to lie in an interval.
 from __future__ import annotations
 
 import os
+import resource
 import select
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime_ns, thread_time_ns
@@ -36,8 +38,10 @@ NAMESPACES_NS = 1_000_000_000
 NAMESPACES_SHARE = 0.25
 """Of the budget, what looking for namespaces may take."""
 NAMESPACES_MAX = 1024
+_SPARE_DESCRIPTORS = 64
 _AROUND_NS = 300_000
 """What a look costs beside itself: waking up, and the reads between."""
+_WARNINGS_MAX = 100
 _INITIAL_BYTES = 1 << 18
 
 
@@ -45,9 +49,10 @@ _INITIAL_BYTES = 1 << 18
 class _View:
     """A namespace, how it is seen, and what was."""
 
-    window: Window
+    window: Window | None
     differ: Differ
     inodes: frozenset[int] = frozenset()
+    refused: Namespace | None = None
     quiet_ns: int = 0
 
 
@@ -71,11 +76,15 @@ class PollingSource:
         self._space = bytearray(_INITIAL_BYTES)
         self._sampled: set[int] = set()
         self._pending: list[EventBatch] = []
-        self._refused: set[int] = set()
         self._warned: set[str] = set()
         self._warnings: list[str] = []
         self._due_ns = self._walk_due_ns = self._until_ns = self._spent_ns = 0
-        self._queues = select.poll()
+        self._poll = select.poll()
+        self._queues: dict[int, _View] = {}  # by descriptor
+        self._parts: list[Differences] = []
+        self._known: frozenset[int] = frozenset()  # namespaces, at the last walk
+        self._walked_ns = 0
+        self._rewatched = False
         self._nothing = EventBatch(no_events(), name, PERIOD_NS)
         self._walked = Namespaces((), 0, 0, None, ())
 
@@ -91,8 +100,10 @@ class PollingSource:
             SourceError: the kernel takes no filter.
         """
         self._watched = Watched(entries)
+        self._rewatched = True
         for view in self._views.values():
-            view.window.watch(self._watched)
+            if view.window is not None:
+                view.window.watch(self._watched)
             view.differ.rewatch(lambda rows: self._watched.endpoint_ids(rows["raddr"], rows["rport"]) != 0)
 
     def start(self) -> None:
@@ -102,7 +113,7 @@ class PollingSource:
             SourceError: not even this process' own namespace can be seen.
         """
         self._walk(clock_gettime_ns(CLOCK_BOOTTIME))
-        if not self._views:
+        if all(view.window is None for view in self._views.values()):
             raise SourceError("; ".join(self._warnings) or "no network namespace can be seen")
         self._pending = [self._look(at_once=True)]
 
@@ -134,13 +145,13 @@ class PollingSource:
 
     def _drain(self) -> None:
         """Take records before their queues are full: an ordinary user's holds 330."""
-        for fd, _ in self._queues.poll(0):
-            for inode, view in list(self._views.items()):
-                if isinstance(view.window, DiagWindow) and view.window.fileno() == fd:
-                    try:
-                        view.window.drain()
-                    except SourceError as error:
-                        self._lose(inode, view, error)
+        for fd, _ in self._poll.poll(0):
+            view = self._queues[fd]
+            if view.window is not None:
+                try:
+                    view.window.drain()
+                except SourceError as error:
+                    self._lose(view, error)
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
         """Have the counters of these connections told with the next look; /proc has none but unread bytes."""
@@ -170,26 +181,21 @@ class PollingSource:
             self._close(view)
         self._views = {}
 
-    def _close(self, view: _View) -> None:
-        if isinstance(view.window, DiagWindow):
-            self._queues.unregister(view.window.fileno())
-        view.window.close()
-
     def _batch(self, events: Events, early_ns: NDArray[np.uint64]) -> EventBatch:
         return EventBatch(events, self.name, self.resolution_ns, early_ns=early_ns, until_ns=self._until_ns)
 
     def _warn(self, text: str, kind: str | None = None) -> None:
         """Say something once; `kind` is what tells it from others, where the text has numbers in it."""
-        if (kind or text) not in self._warned:
+        if (kind or text) not in self._warned and len(self._warned) < _WARNINGS_MAX:
             self._warned.add(kind or text)
             self._warnings.append(text)
 
-    def _openers(self) -> list[Opener]:
+    def _openers(self, fresh: bool) -> list[Opener]:
         def through_proc(namespace: Namespace) -> Window:
-            return ProcWindow(namespace, self._watched, self._proc_root, self._space)
+            return ProcWindow(namespace, self._watched, self._proc_root, self._space, fresh)
 
         def through_diag(namespace: Namespace) -> Window:
-            return DiagWindow(namespace, self._watched, self._proc_root)
+            return DiagWindow(namespace, self._watched, self._proc_root, fresh)
 
         return [through_proc] if self.name == PROC else [through_diag, through_proc]
 
@@ -198,49 +204,78 @@ class PollingSource:
         started_ns = thread_time_ns()
         self._walked = walked = self._finder.refresh()
         for trouble in walked.troubles:
-            self._warn(f"network namespaces: {trouble}")
-        found = {namespace.inode: namespace for namespace in walked.found[:NAMESPACES_MAX]}
-        if len(walked.found) > NAMESPACES_MAX:
-            self._warn(f"{len(walked.found)} network namespaces are more than are watched ({NAMESPACES_MAX})", "many namespaces")
-        for inode in [inode for inode, view in self._views.items() if found.get(inode) != view.window.namespace]:
-            if inode not in found:
-                self._close(self._views.pop(inode))
-            else:  # the process it was seen through has ended; what is known of its sockets stays
-                self._open(found[inode], self._views[inode].differ)
-        for namespace in found.values():
-            if namespace.inode not in self._views and namespace.inode not in self._refused:
-                self._open(namespace, None)
-        self._refused &= set(found)
+            self._warn(f"network namespaces: {trouble}", "walk")
+        most = _namespaces_max()
+        found = {namespace.inode: namespace for namespace in walked.found[:most]}
+        if len(walked.found) > most:
+            self._warn(f"{len(walked.found)} network namespaces are more than are watched ({most})", "many namespaces")
+        for inode in [inode for inode in self._views if inode not in found]:
+            self._end(inode)
+        for inode, namespace in found.items():
+            view = self._views.get(inode)
+            if view is None:
+                fresh = self._walked_ns > 0 and inode not in self._known
+                view = self._views[inode] = _View(None, Differ(self._numbers, self.name == POLLED))
+                if fresh:
+                    view.differ.begin_empty(self._walked_ns)
+                self._open(view, namespace, fresh)
+            elif view.window is None:
+                self._open(view, namespace, fresh=False)
+            elif view.window.namespace != namespace:  # the process it was seen through has ended or moved
+                view.window.move(namespace)
+        self._known = frozenset(found)
+        self._walked_ns = now_ns
         cost_ns = thread_time_ns() - started_ns
         self._walk_due_ns = now_ns + max(NAMESPACES_NS, int(cost_ns / self._cpu_share / NAMESPACES_SHARE))
 
-    def _open(self, namespace: Namespace, differ: Differ | None) -> None:
-        old = self._views.pop(namespace.inode, None)
-        if old is not None:
-            self._close(old)
-        try:
-            window = open_window(namespace, self._openers())
-        except SourceError as error:
-            self._refused.add(namespace.inode)
-            self._warn(f"a network namespace can't be seen: {error}")
+    def _open(self, view: _View, namespace: Namespace, fresh: bool) -> None:
+        if view.refused == namespace:
             return
-        with_records = isinstance(window, DiagWindow)
-        if self.name == POLLED and not with_records:
-            self._warn(f"network namespace {namespace.inode} is seen through /proc alone: sock_diag can't be used in it")
+        try:
+            window = open_window(namespace, self._openers(fresh))
+        except SourceError as error:
+            view.refused = namespace  # through another process it may be seen
+            self._warn(f"a network namespace can't be seen: {error}", "unseen namespace")
+            return
+        view.window, view.refused = window, None
         if isinstance(window, DiagWindow):
-            self._queues.register(window.fileno(), select.POLLIN)
-        self._views[namespace.inode] = _View(window, differ or Differ(self._numbers, with_records))
+            self._queues[window.fileno()] = view
+            self._poll.register(window.fileno(), select.POLLIN)
+        elif self.name == POLLED:
+            view.differ.without_records()
+            self._warn(f"network namespace {namespace.inode} is seen through /proc alone: sock_diag can't be used in it")
+
+    def _close(self, view: _View) -> None:
+        if isinstance(view.window, DiagWindow):
+            self._poll.unregister(view.window.fileno())
+            del self._queues[view.window.fileno()]
+        if view.window is not None:
+            view.window.close()
+        view.window = None
+
+    def _end(self, inode: int) -> None:
+        """A namespace has no process any more: what its queue holds is told, and then all that was open in it has ended."""
+        view = self._views.pop(inode)
+        now_ns = clock_gettime_ns(CLOCK_BOOTTIME)
+        if isinstance(view.window, DiagWindow):
+            with suppress(SourceError):
+                for _ in range(2):  # what was gone waits for its record once
+                    seen = view.window.look(view.differ)
+                    self._parts.append(self._named(inode, view.differ.take(seen.look)))
+        self._close(view)
+        self._parts.append(self._named(inode, view.differ.end_all(max(now_ns, clock_gettime_ns(CLOCK_BOOTTIME)))))
 
     def _look(self, at_once: bool) -> EventBatch:
         """Look through every window where something may have changed."""
-        parts: list[tuple[Events, Differences]] = []
         lost = opened = counted = 0
         lost_since_ns = 0
         before_ns = clock_gettime_ns(CLOCK_BOOTTIME)
         sampled = frozenset(self._sampled)
         for inode, view in list(self._views.items()):
+            if view.window is None:
+                continue
             quiet_ns = clock_gettime_ns(CLOCK_BOOTTIME)
-            if not (view.window.stirred() or len(view.differ) or at_once):
+            if not (view.window.stirred() or len(view.differ) or at_once or self._rewatched):
                 # What the check before this one did not see had not begun then; a record may be a little late.
                 view.differ.note_quiet(view.quiet_ns)
                 view.quiet_ns = quiet_ns
@@ -249,43 +284,48 @@ class PollingSource:
             try:
                 seen = view.window.look(view.differ)
             except SourceError as error:
-                self._lose(inode, view, error)
+                self._lose(view, error)
                 continue
             differences = view.differ.take(seen.look, sampled)
-            parts.append((self._named(inode, differences), differences))
+            self._parts.append(self._named(inode, differences))
             self._forget(view)
             # Of watched connections, all are seen but those whose records could not be delivered.
             told = int(is_opening(differences.events).sum())
             opened += seen.opened if seen.counted else told
-            counted += seen.counted or told + seen.lost
+            counted += seen.counted or max(told, seen.missed) + seen.lost
             if seen.lost:
                 lost_since_ns = min(lost_since_ns or seen.lost_since_ns, seen.lost_since_ns)
                 lost += seen.lost
             self._tell(seen)
         self._sampled -= sampled
+        self._rewatched = False
         self._until_ns = before_ns
-        until_ns = clock_gettime_ns(CLOCK_BOOTTIME)
-        events = np.concatenate([no_events(), *(each for each, _ in parts)])
-        early_ns = np.concatenate([np.zeros(0, np.uint64), *(each.early_ns for _, each in parts)])
-        order = np.argsort(events["ts_ns"], kind="stable")
-        batch = self._batch(events[order], early_ns[order])
+        batch = self._gathered()
         if lost:
-            batch = replace(batch, lost=lost, lost_since_ns=lost_since_ns, lost_until_ns=until_ns)
+            batch = replace(batch, lost=lost, lost_since_ns=lost_since_ns, lost_until_ns=clock_gettime_ns(CLOCK_BOOTTIME))
         return replace(batch, opened=opened, counted=counted)
+
+    def _gathered(self) -> EventBatch:
+        """What was seen through all windows, in the order of time."""
+        parts, self._parts = self._parts, []
+        events = np.concatenate([no_events(), *(each.events for each in parts)])
+        early_ns = np.concatenate([np.zeros(0, np.uint64), *(each.early_ns for each in parts)])
+        order = np.argsort(events["ts_ns"], kind="stable")
+        return self._batch(events[order], early_ns[order])
 
     def _tell(self, seen: Seen) -> None:
         for trouble in seen.troubles:
             self._warn(trouble, trouble.lstrip("0123456789"))
 
-    def _lose(self, inode: int, view: _View, error: SourceError) -> None:
-        """A namespace can't be looked at any more: it ended, or its process did; without our own there is nothing."""
-        if view.window.namespace.pid is None:
+    def _lose(self, view: _View, error: SourceError) -> None:
+        """A namespace can't be looked at any more: its process ended, or it did; without our own there is nothing."""
+        if view.window is not None and view.window.namespace.pid is None:
             raise error
-        self._close(self._views.pop(inode))
-        self._walk_due_ns = 0  # it may be seen through another process
+        self._close(view)
+        self._walk_due_ns = 0  # it may be seen through another process; what is known of its sockets stays
 
-    def _named(self, inode: int, differences: Differences) -> Events:
-        """The events with what only the reader knows: endpoint, namespace and owner."""
+    def _named(self, inode: int, differences: Differences) -> Differences:
+        """With what only the reader knows: endpoint, namespace and owner."""
         events = differences.events
         events["endpoint_id"] = self._watched.endpoint_ids(events["daddr"], events["dport"])
         if inode:
@@ -299,13 +339,19 @@ class PollingSource:
             for index, number in zip(asked.tolist(), differences.inodes[asked].tolist(), strict=True):
                 if number in found:
                     _set_owner(events[index], found[number])
-        return events
+        return differences
 
     def _forget(self, view: _View) -> None:
         """Inodes of sockets that are gone are used again, by others."""
         inodes = frozenset(view.differ.inodes.tolist())
         self._owners.forget(view.inodes - inodes)
         view.inodes = inodes
+
+
+def _namespaces_max() -> int:
+    """How many namespaces there are descriptors for: two each, and some to look up owners with."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return NAMESPACES_MAX if soft < 0 else max(1, min(NAMESPACES_MAX, (soft - _SPARE_DESCRIPTORS) // 2))
 
 
 def _set_owner(event: Events, owner: Owner) -> None:

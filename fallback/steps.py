@@ -124,9 +124,9 @@ def _fill_counters(events: Events, counters: Records, fin_counted: NDArray[np.bo
     if fin_counted is not None:
         inexact = known & np.uint32(DiagFlag.EXACT_RECEIVED) == 0
         last["bytes_received"] -= (fin_counted & inexact & (last["bytes_received"] > 0)).astype(np.uint64)
-    # Of a handshake that failed, anything that came in was the refusal.
+    # Of a handshake that failed, the only segment that came in was the refusal.
     unanswered = (last["new_state"] == S.CLOSE) & (known & np.uint32(DiagFlag.ESTABLISHED) == 0)
-    refused = unanswered & (known & np.uint32(DiagFlag.HAS_SEGS) != 0) & (counters["segs_in"] > 0)
+    refused = unanswered & (known & np.uint32(DiagFlag.HAS_SEGS) != 0) & (counters["segs_in"] == 1)
     last["sk_err"][refused] = _ECONNREFUSED
     last["flags"][refused] |= np.uint32(EventFlag.HAS_SK_ERR)
 

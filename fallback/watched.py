@@ -41,6 +41,14 @@ class Watched:
     def __len__(self) -> int:
         return len(self.remotes)
 
+    def has_address(self, raddr: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which addresses, shape (n, 16), are watched on any port: bool, shape (n,)."""
+        found = np.zeros(len(raddr), bool)
+        if len(raddr):
+            for address, bits in {(remote.address, remote.prefix_bits) for remote in self.remotes}:
+                found |= _matches(raddr, Remote(address, bits))
+        return found
+
     def endpoint_ids(self, raddr: NDArray[np.uint8], rport: NDArray[np.uint16]) -> NDArray[np.uint32]:
         """The endpoint of each remote side.
 

@@ -42,6 +42,9 @@ WAYS: dict[TcpState, dict[TcpState, Way]] = {
 def end(before: TcpState, established: bool, fin_acked: bool, lingers: bool) -> Way:
     """The way to its end of a socket that the kernel has freed.
 
+    One that was established when it was last seen, was closed in order and does not linger may have been closed by its peer
+    first. Or a reset, sent or received, took away what lingered, or the kernel had no room for it. So nobody is blamed.
+
     Args:
         before: the last state that was seen; CLOSE if it was never seen.
         established: the handshake was completed.
@@ -55,8 +58,6 @@ def end(before: TcpState, established: bool, fin_acked: bool, lingers: bool) -> 
         return (*start, S.ESTABLISHED, *end(S.ESTABLISHED, established, fin_acked, lingers))
     if before is S.ESTABLISHED and lingers:
         return (S.FIN_WAIT1, S.CLOSE)
-    if before is S.ESTABLISHED and fin_acked:  # who closes first lingers: it was the peer
-        return (S.CLOSE_WAIT, S.LAST_ACK, S.CLOSE)
     if before is S.CLOSE_WAIT and fin_acked:
         return (S.LAST_ACK, S.CLOSE)
     return (S.CLOSE,)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fallback.counters import TcpCounters, parse_snmp
-from fallback.diag_records import DIAG_DTYPE, Records
+from fallback.diag_records import DIAG_DTYPE, DiagFlag, Records
 from fallback.differ import Differ, Look, keys_of, sockets_of
 from fallback.namespaces import Namespace, OpenProcess
 from fallback.proc_net import read_tcp
@@ -37,6 +37,8 @@ class Seen:
         lost: records of ended sockets that the kernel could not deliver, at least; in (lost_since_ns, look.taken_ns].
         opened: connections to any address that were seen for the first time, of `counted` that the kernel says were opened;
             both 0 where only watched ones are looked at.
+        missed: connections that a new namespace had opened before it was looked at, to any address; those in the first look are
+            among them.
         troubles: what went wrong, in words.
     """
 
@@ -45,6 +47,7 @@ class Seen:
     lost_since_ns: int = 0
     opened: int = 0
     counted: int = 0
+    missed: int = 0
     troubles: tuple[str, ...] = field(default=())
 
 
@@ -72,6 +75,10 @@ class Window(Protocol):
         """Look for these from now on."""
         ...
 
+    def move(self, namespace: Namespace) -> None:
+        """The same namespace, through another process."""
+        ...
+
     def close(self) -> None:
         """Leave."""
         ...
@@ -87,8 +94,14 @@ def tcp_counters(proc_root: Path, namespace: Namespace) -> TcpCounters:
 class DiagWindow:
     """sock_diag: dumps, and a record of every socket that ends."""
 
-    def __init__(self, namespace: Namespace, watched: Watched, proc_root: Path) -> None:
+    def __init__(self, namespace: Namespace, watched: Watched, proc_root: Path, fresh: bool = False) -> None:
         """Open both sockets in the namespace.
+
+        Args:
+            namespace: which one, and the process to enter it through.
+            watched: what to look for.
+            proc_root: where /proc is.
+            fresh: the namespace is new; how many connections it had before this is counted as missed.
 
         Raises:
             SourceError: sock_diag is not to be had, or the namespace can't be entered.
@@ -97,8 +110,8 @@ class DiagWindow:
         self._watched = watched
         self._proc_root = proc_root
         self._opens = -1
-        self._resets: int | None = None
         self._unplaced = 0
+        self._listening = np.zeros(0, np.uint16)  # ever: what was accepted on a port outlives its listener
         self._held: list[tuple[Records, NDArray[np.int64]]] = []
         self._drained: list[Destroyed] = []
         with _netns_of(proc_root, namespace) as netns_fd:
@@ -108,6 +121,11 @@ class DiagWindow:
             except SourceError:
                 self._listener.close()
                 raise
+        self._missed = (tcp_counters(proc_root, namespace).active_opens or 0) if fresh else 0
+
+    def move(self, namespace: Namespace) -> None:
+        """The same namespace, through another process: the sockets stay where they are."""
+        self.namespace = namespace
 
     def close(self) -> None:
         """Leave."""
@@ -177,25 +195,20 @@ class DiagWindow:
                 f"{self._unplaced} connections to watched addresses ended with their port unknown (a blocking connect that "
                 "failed, or SO_LINGER 0); they are not shown"
             )
-        orderly = self._orderly()
         times_ns = (snapshot.since_ns, snapshot.until_ns)
-        look = Look(sockets_of(picture), *times_ns, picture, ended, since_ns, orderly)
-        return Seen(look, lost, before[0].since_ns, troubles=tuple(troubles))
-
-    def _orderly(self) -> bool:
-        """Whether no reset was sent since the last look; one would have taken away what lingers."""
-        resets = tcp_counters(self._proc_root, self.namespace).out_rsts
-        before, self._resets = self._resets, resets
-        return resets is not None and resets == before
+        look = Look(sockets_of(picture), *times_ns, picture, ended, since_ns)
+        missed, self._missed = self._missed, 0
+        return Seen(look, lost, before[0].since_ns, missed=missed, troubles=tuple(troubles))
 
     def _of_interest(self, records: Records, cookies: NDArray[np.uint64]) -> Records:
         """Those to what is watched, or with these cookies, but for those that were opened from outside."""
         kept = self._watched.endpoint_ids(records["raddr"], records["rport"]) != 0
         kept |= np.isin(records["cookie"], cookies) & (records["cookie"] != 0)  # tcp_disconnect() clears the port
-        self._unplaced += int((~kept & (records["rport"] == 0)).sum())
+        portless = records["flags"] & np.uint32(DiagFlag.DISCONNECTED) != 0
+        self._unplaced += int((~kept & portless & self._watched.has_address(records["raddr"])).sum())
         if kept.any() and any(remote.port == 0 for remote in self._watched.remotes):
-            listening = self._dumper.dump(_LISTEN).records["lport"]
-            kept &= ~np.isin(records["lport"], listening)
+            self._listening = np.union1d(self._listening, self._dumper.dump(_LISTEN).records["lport"])
+            kept &= ~np.isin(records["lport"], self._listening)
         return np.asarray(records[kept], DIAG_DTYPE)
 
 
@@ -234,7 +247,7 @@ class _netns_of:  # noqa: N801 - a context manager, used as a function
 class ProcWindow:
     """/proc/net/tcp and tcp6: pictures, and the kernel's count of connections to measure them by."""
 
-    def __init__(self, namespace: Namespace, watched: Watched, proc_root: Path, space: bytearray) -> None:
+    def __init__(self, namespace: Namespace, watched: Watched, proc_root: Path, space: bytearray, fresh: bool = False) -> None:
         """Look once, to see whether it can be.
 
         Args:
@@ -242,6 +255,7 @@ class ProcWindow:
             watched: what to look for.
             proc_root: where /proc is.
             space: memory to read into, shared with other windows.
+            fresh: the namespace is new, so that all its connections count.
 
         Raises:
             SourceError: neither file can be read.
@@ -251,9 +265,14 @@ class ProcWindow:
         self._proc_root = proc_root
         self._space = space
         self._opens = self._counted = -1
+        self._listening = np.zeros(0, np.uint16)  # ever: what was accepted on a port outlives its listener
         self._keys: NDArray[np.uint64] | None = None
         self.look(Differ())
-        self._keys, self._counted = None, -1
+        self._keys, self._counted = (np.zeros(0, np.uint64), 0) if fresh else (None, -1)
+
+    def move(self, namespace: Namespace) -> None:
+        """The same namespace, through another process."""
+        self.namespace = namespace
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -289,7 +308,8 @@ class ProcWindow:
             troubles.append(f"{picture.malformed} lines of /proc/net/tcp or tcp6 could not be read")
         if not picture.columns_known:
             troubles.append("/proc/net/tcp has other columns than this version knows")
-        outbound = outbound_of(picture.rows)
+        self._listening = np.union1d(self._listening, picture.rows["lport"][picture.rows["state"] == TcpState.LISTEN])
+        outbound = outbound_of(picture.rows, self._listening)
         opened, counted = self._census(outbound, opens)
         watched = self._watched.endpoint_ids(outbound["raddr"], outbound["rport"]) != 0
         return Seen(
@@ -309,11 +329,9 @@ class ProcWindow:
         return min(int((~np.isin(self._keys, known)).sum()), opened), opened
 
 
-def outbound_of(rows: Sockets) -> Sockets:
-    """Sockets that this side opened: not those that listen, and not those on a port that somebody listens on."""
-    inbound = np.isin(rows["state"], INBOUND)
-    listening = np.unique(rows["lport"][rows["state"] == TcpState.LISTEN])
-    return np.asarray(rows[~inbound & ~np.isin(rows["lport"], listening)], rows.dtype)
+def outbound_of(rows: Sockets, listening: NDArray[np.uint16]) -> Sockets:
+    """Sockets that this side opened: not those that listen, and not those on a port that somebody listens, or listened, on."""
+    return np.asarray(rows[~np.isin(rows["state"], INBOUND) & ~np.isin(rows["lport"], listening)], rows.dtype)
 
 
 Opener = Callable[[Namespace], Window]

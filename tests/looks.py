@@ -143,6 +143,9 @@ class PlayedWindow:
     def drain(self) -> None:
         pass
 
+    def move(self, _: Namespace) -> None:
+        pass
+
     def fileno(self) -> int:
         return 0
 
@@ -188,7 +191,7 @@ class _PlayedSource(PollingSource):
         self._owners = _PlayedOwners(kernel)  # type: ignore[assignment]
         self._with_records = with_records
 
-    def _openers(self) -> list[Opener]:
+    def _openers(self, fresh: bool) -> list[Opener]:
         def opened(_: Namespace) -> Window:
             return self.window
 

@@ -36,6 +36,8 @@ def traces(draw: st.DrawFn) -> Events:
 
 
 NEEDS_ERRNO = {"reset"}
+TOO_SHORT = {"rate-limit": {"textbook/rate-limit"}}
+"""Rules that speak in another one's tale, on CLOSE_WAITs that are over before they are looked at."""
 PACES = st.lists(st.integers(1, 400), min_size=1, max_size=20)
 
 
@@ -135,7 +137,7 @@ def through_looks(rule: str, period_ms: int, with_records: bool) -> tuple[Verdic
 @pytest.mark.parametrize("rule", sorted(set(TALES) - NEEDS_ERRNO))
 def test_with_records_and_quick_looks_the_same_rules_speak(rule: str) -> None:
     whole, found = through_looks(rule, 50, with_records=True)
-    assert found.rules == whole.rules - NEEDS_ERRNO
+    assert found.rules == whole.rules - NEEDS_ERRNO - TOO_SHORT.get(rule, set())
 
 
 @pytest.mark.parametrize("rule", sorted(NEEDS_ERRNO))

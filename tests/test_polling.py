@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -83,21 +83,26 @@ def test_a_connection_that_lives_long_enough_is_seen_with_its_owner(source: str)
     assert abs(row["lifetime_ns"] / 1e9 - SLOW_S) <= (row["opened_early_ns"] + row["closed_early_ns"]) / 1e9 + QUICK_S
 
 
-@pytest.mark.parametrize(("treat", "reason"), [(answer, "peer"), (answer_and_wait, "local")], ids=["peer", "local"])
-def test_who_closed_first_is_right_or_unknown(treat: Callable[[socket.socket], None], reason: str) -> None:
-    """Any reset on the machine meanwhile makes it unknown; a machine that is quiet makes it right."""
-    reasons = []
-    with serving(treat) as port:
+def test_a_side_that_closed_first_is_named_where_something_lingers_or_was_seen_to_wait() -> None:
+    with serving(answer_and_wait) as port:
         running = watching("polled", port)
         for _ in range(20):
-            with ask(port) as client:
-                if reason == "peer":
-                    assert client.recv(1) == b""
+            ask(port).close()
         time.sleep(0.5)
         reasons = [row["close_reason"] for row in connections(running.stop())]
     assert len(reasons) == 20
-    assert set(reasons) <= {reason, "unknown"}
-    assert reason in reasons
+    assert set(reasons) <= {"local", "unknown"}
+    assert "local" in reasons
+
+
+def test_a_peer_that_closed_first_is_named_where_its_fin_was_seen() -> None:
+    with serving(answer) as port:
+        running = watching("polled", port)
+        with ask(port):
+            time.sleep(SLOW_S)
+        time.sleep(0.5)
+        row = one(running.stop())
+    assert (row["close_reason"], row["bytes_received"]) == ("peer", len(ANSWER))
 
 
 def test_a_connection_shorter_than_any_look_is_a_row_with_bounds_and_bytes() -> None:
@@ -371,6 +376,50 @@ def test_where_a_namespace_may_not_be_entered_it_is_seen_through_proc_and_that_i
     assert start["source"] == "polled"
     assert f"network namespace {netns} is seen through /proc alone" in err
     assert [row["netns"] for row in connections([json.loads(line) for line in out.splitlines()])] == [netns]
+
+
+@needs_root
+def test_connections_end_with_their_namespace(source: str, inside: subprocess.Popen[str]) -> None:
+    assert inside.stdin is not None
+    assert inside.stdout is not None
+    port, _ = map(int, inside.stdout.readline().split())
+    running = watching(source, port)
+    inside.stdin.write("\n")
+    inside.stdin.flush()
+    time.sleep(SLOW_S / 2)
+    inside.kill()
+    inside.wait()
+    time.sleep(2 * SLOW_S)
+    lines = running.stop()
+    assert summary(lines)["open"] == 0
+    assert all(row["close_reason"] != "open" for row in connections(lines))
+
+
+@needs_root
+def test_a_namespace_that_begins_while_it_is_watched_counts(source: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = watching(source, port)
+    code = INSIDE.replace('127.0.0.1", 0', f'127.0.0.1", {port}')
+    with subprocess.Popen(
+        ["unshare", "--net", sys.executable, "-c", code, str(2 * SLOW_S)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdin.write("\n\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        time.sleep(SLOW_S)
+        lines = running.stop()
+        process.kill()
+    (row,) = connections(lines)
+    assert (row["preexisting"], row["pid"]) == (False, process.pid)
+    assert summary(lines)["connections_counted"] == 1
 
 
 @needs_root

@@ -31,8 +31,9 @@ def test_an_end_is_made_of_known_transitions(before: TcpState, established: bool
 
 
 @pytest.mark.parametrize(("before", "established", "fin_acked", "lingers"), ENDS)
-def test_without_an_order_nobody_is_blamed(before: TcpState, established: bool, fin_acked: bool, lingers: bool) -> None:
-    if before in (S.CLOSE, S.SYN_SENT, S.ESTABLISHED) and not fin_acked and not lingers:
+def test_where_nothing_lingers_nobody_is_blamed(before: TcpState, established: bool, fin_acked: bool, lingers: bool) -> None:
+    """A reset takes away what lingered."""
+    if before in (S.CLOSE, S.SYN_SENT, S.ESTABLISHED) and not lingers:
         reasons = {
             REASON_BY_TRANSITION[old, new] for old, new in pairwise((before, *end(before, established, fin_acked, lingers)))
         }

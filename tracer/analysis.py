@@ -108,6 +108,8 @@ class Summary:
     @property
     def coverage(self) -> float | None:
         """Share of the connections that were seen: 1 where the source sees all and nothing is missing; None unknown."""
+        if any(loss.lost is None for loss in self.losses):  # a time when nobody was looking
+            return None
         if self.counted:
             return self.opened / self.counted
         return 1.0 if self.source == "ebpf" and not self.lost and not self.gaps else None
@@ -226,12 +228,6 @@ class Analysis:
     def feed(self, batch: EventBatch) -> Progress:
         """Take the next batch."""
         self._learn(dict(batch.endpoints))
-        if batch.lost:
-            self._lost += batch.lost
-            if len(self._losses) < _LOSSES_KEPT:
-                self._losses.append(Loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns))
-            self._tracker.note_loss(batch.lost_until_ns)
-            self._view.note_loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns)
         if batch.switched:
             self._source, self._resolution_ns = batch.source, batch.resolution_ns
             self._view.source, self._view.resolution_ns = batch.source, batch.resolution_ns
@@ -239,6 +235,12 @@ class Analysis:
             self._tracker.note_loss(batch.lost_until_ns)
             self._tracker.note_switch()
             self._view.note_loss(0, batch.lost_since_ns, batch.lost_until_ns)
+        if batch.lost:
+            self._lost += batch.lost
+            if len(self._losses) < _LOSSES_KEPT:
+                self._losses.append(Loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns))
+            self._tracker.note_loss(batch.lost_until_ns)
+            self._view.note_loss(batch.lost, batch.lost_since_ns, batch.lost_until_ns)
         if batch.counted:
             self._opened, self._counted = self._opened + batch.opened, self._counted + batch.counted
             self._view.note_census(batch.opened, batch.counted, self._reached_ns)

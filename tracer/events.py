@@ -160,6 +160,10 @@ class EventBatch:
             raise SourceError(f"events {late[:5].tolist()} have times beyond 146 years of uptime")
         if self.early_ns is not None and self.early_ns.shape != self.events.shape:
             raise SourceError(f"{len(self.early_ns)} early_ns for {len(self.events)} events")
+        if self.early_ns is not None and len(self.early_ns) and int(self.early_ns.max()) >= TS_NS_MAX:
+            raise SourceError(f"an event may have been {int(self.early_ns.max())} ns earlier, which is more than 146 years")
+        if not 0 < self.resolution_ns < TS_NS_MAX:
+            raise SourceError(f"times are exact to {self.resolution_ns} ns")
         if not 0 <= self.until_ns < TS_NS_MAX:
             raise SourceError(f"a batch is complete until {self.until_ns}")
         if not 0 <= self.opened <= self.counted < TS_NS_MAX:

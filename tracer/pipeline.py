@@ -135,6 +135,7 @@ def run_live(  # noqa: C901 - two inner functions, whose branches count as its o
             polled_s = time.monotonic()
             pump()
         pump(at_once=True)
+        pump(at_once=True)  # what had just ended at the last look, and waited for one more
         still_open = analysis.open_skaddrs()
         for start in range(0, len(still_open), SAMPLES_MAX):  # no more at once than the ring holds
             if not (sampling and source.sample(still_open[start : start + SAMPLES_MAX])):
@@ -233,17 +234,17 @@ class _Pace:
         while stop.signal is None:
             due = int(np.searchsorted(reached, self._now_ns(), "right"))
             if due > sent:
-                yield EventBatch(
-                    batch.events[sent:due].copy(),
-                    batch.source,
-                    batch.resolution_ns,
-                    lost=batch.lost if sent == 0 else 0,
-                    lost_since_ns=batch.lost_since_ns if sent == 0 else 0,
-                    lost_until_ns=batch.lost_until_ns if sent == 0 else 0,
+                piece = replace(
+                    batch,
+                    events=batch.events[sent:due].copy(),
                     early_ns=None if batch.early_ns is None else batch.early_ns[sent:due],
-                    endpoints=batch.endpoints if sent == 0 else (),
                     until_ns=batch.until_ns if due == len(times) else 0,
                 )
+                if sent:  # what a batch says beside its events comes with its first piece
+                    piece = EventBatch(
+                        piece.events, piece.source, piece.resolution_ns, early_ns=piece.early_ns, until_ns=piece.until_ns
+                    )
+                yield piece
                 sent = due
             if sent >= len(times):
                 return

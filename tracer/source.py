@@ -183,10 +183,9 @@ def open_source(support: HostSupport, choice: Choice, wanted: str = AUTO) -> Sou
     """
     if choice.source is None:
         raise SourceError(f"{choice.why}; {choice.remedy}")
-    if choice.source != EBPF:
-        return _PollingAdapter(choice.source)
-    source = _EbpfAdapter(support.ebpf)
-    names = [name for name, reason in ((POLLED, support.polling.sock_diag), (PROC, support.polling.proc)) if reason is None]
+    source: Source = _EbpfAdapter(support.ebpf) if choice.source == EBPF else _PollingAdapter(choice.source)
+    left = ((POLLED, support.polling.sock_diag), (PROC, support.polling.proc))[choice.source != EBPF :]
+    names = [name for name, reason in left if reason is None and name != choice.source]
     return _Failover(source, [partial(_PollingAdapter, name) for name in names]) if wanted == AUTO else source
 
 
