@@ -203,6 +203,8 @@ class PollingSource:
         """Find the namespaces there are, and open or close windows."""
         started_ns = thread_time_ns()
         self._walked = walked = self._finder.refresh()
+        cost_ns = thread_time_ns() - started_ns
+        self._walk_due_ns = now_ns + max(NAMESPACES_NS, int(cost_ns / self._cpu_share / NAMESPACES_SHARE))
         for trouble in walked.troubles:
             self._warn(f"network namespaces: {trouble}", "walk")
         most = _namespaces_max()
@@ -225,8 +227,6 @@ class PollingSource:
                 view.window.move(namespace)
         self._known = frozenset(found)
         self._walked_ns = now_ns
-        cost_ns = thread_time_ns() - started_ns
-        self._walk_due_ns = now_ns + max(NAMESPACES_NS, int(cost_ns / self._cpu_share / NAMESPACES_SHARE))
 
     def _open(self, view: _View, namespace: Namespace, fresh: bool) -> None:
         if view.refused == namespace:

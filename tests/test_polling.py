@@ -403,7 +403,7 @@ def test_a_namespace_that_begins_while_it_is_watched_counts(source: str) -> None
     running = watching(source, port)
     code = INSIDE.replace('127.0.0.1", 0', f'127.0.0.1", {port}')
     with subprocess.Popen(
-        ["unshare", "--net", sys.executable, "-c", code, str(2 * SLOW_S)],
+        ["unshare", "--net", sys.executable, "-c", code, str(3 * SLOW_S)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
