@@ -13,7 +13,7 @@ from tests.looks import polled
 from tests.stories import TALES, Story, Verdict, judge_batches
 from tests.traces import MS, PATHS, SECOND, START_NS, event, trace
 from tracer.connections import ConnectionTracker
-from tracer.events import EventBatch, Events, TcpState
+from tracer.events import EventBatch, EventFlag, Events, TcpState
 from tracer.lifecycle import CloseReason
 from tracer.rows import Connections
 
@@ -163,3 +163,17 @@ def test_handshakes_that_came_to_nothing_are_unanswered_where_it_is_sure(with_re
     times_ns = range(START_NS, START_NS + 8 * SECOND, 50 * MS)
     found = judge_batches(polled(story.events(), times_ns, with_records), source="polled", resolution_ns=50 * MS)
     assert bool(found.of("unreachable")) is with_records
+
+
+@pytest.mark.parametrize("received", [3_000_000, 150], ids=["a download", "as little"])
+def test_a_visit_that_may_be_the_rest_of_somebody_s_is_no_refusal(received: int) -> None:
+    """A poller knows the owner of some of a pull's connections only."""
+    nobody = EventFlag.OWNER | EventFlag.HAS_TASK | EventFlag.HAS_CGROUP
+    story = Story()
+    for start_s in (0, 10, 20):
+        for offset_s, size in ((0, 103), (0.02, 1500), (0.05, 3_000_000)):
+            story.connection(start_s + offset_s, received=size, acked=200 + size % 97, comm=b"skopeo", pid=70 + start_s)
+    story.connection(30, received=103, acked=206, comm=b"skopeo", pid=77)
+    story.connection(30.02, received=received, acked=400, without=nobody)
+    found = judge_batches([EventBatch(story.events(), "polled", 50 * MS, until_ns=START_NS + 40 * SECOND)])
+    assert bool(found.of("rate-limit")) is (received < 1000)

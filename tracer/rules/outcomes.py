@@ -8,6 +8,7 @@ with no download behind it, is a refusal. Without a past only very short answers
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from enum import IntEnum
 
 from tracer.cadence import Owner
@@ -76,8 +77,13 @@ class Outcomes:
         self._memory: OrderedDict[Owner, _Memory] = OrderedDict()
         self._pending: dict[Owner, Client] = {}
 
-    def judge(self, touched: dict[Owner, Client], now_ns: int, final: bool) -> list[tuple[Client, Visit]]:
-        """Judge what can be judged now (or never, if this is the `final` time); what was judged."""
+    def judge(
+        self, touched: dict[Owner, Client], now_ns: int, final: bool, at: Callable[[int], list[Client]] = lambda _: []
+    ) -> list[tuple[Client, Visit]]:
+        """Judge what can be judged now (or never, if this is the `final` time); what was judged.
+
+        `at` gives the clients of an endpoint, among which there may be somebody whose connections are really another's.
+        """
         self._pending |= touched
         judged: list[tuple[Client, Visit]] = []
         for owner, client in sorted(self._pending.items()):
@@ -87,6 +93,8 @@ class Outcomes:
                 memory = self._remembered(owner)
                 for visit in ready:
                     visit.outcome = memory.judge(visit)
+                    if visit.outcome in (Outcome.REFUSED, Outcome.TERSE) and _is_part(client, visit, at(owner.endpoint_id)):
+                        visit.outcome, visit.shrunk = Outcome.UNKNOWN, []
                     client.note_answers(visit)
                     judged.append((client, visit))
             if len(ready) == len(waiting):
@@ -106,6 +114,22 @@ class Outcomes:
         memory = self._memory.pop(owner, None) or _Memory(family_of(owner.comm).puller)
         self._memory[owner] = memory
         return memory
+
+
+def _is_part(client: Client, visit: Visit, clients: list[Client]) -> bool:
+    """Whether a visit may be a part only of one in which more was received.
+
+    A poller does not know whose the shortest connections are: those of one visit may be told as two, its own and somebody's.
+    """
+    since_ns, until_ns = visit.start_ns - VISIT_GAP_NS, max(visit.last_open_ns, visit.last_end_ns) + VISIT_GAP_NS
+    for other in clients:
+        if other is client or (other.owner.comm and client.owner.comm):
+            continue
+        for own in other.visits:
+            together = own.start_ns <= until_ns and max(own.last_open_ns, own.last_end_ns) >= since_ns
+            if together and (not own.over or own.received_max > TERSE_MAX_BYTES):
+                return True
+    return False
 
 
 def _is_terse(visit: Visit) -> bool:

@@ -146,7 +146,7 @@ class View:
         forget_oldest(self.established_ns, _ENDPOINTS_MAX)
         self.scan = self.final or now_ns % SCAN_NS == 0
         self._rankings = {}
-        self.judged = self.outcomes.judge(self.visits.touched, now_ns, self.final)
+        self.judged = self.outcomes.judge(self.visits.touched, now_ns, self.final, self.visits.at)
         for client, visit in self.judged:
             self._learn_role(client, visit)
         self._asked += [entry for entry in self.judged if self.role(entry[0].owner.endpoint_id) is Role.AUTH]
