@@ -7,7 +7,6 @@ process for good, and is empty once that ended. So everything about a process is
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -189,21 +188,6 @@ class NamespaceFinder:
     def __init__(self, proc_root: Path = Path("/proc")) -> None:
         self._proc_root = proc_root
         self._chosen: dict[int, int] = {}
-        self._last = Namespaces((), 0, 0, None, ())
-
-    def known(self) -> Namespaces:
-        """The last walk's, without those whose process ended or moved away since. A few readlinks; finds nothing new."""
-        own, troubles = self._own()
-        still: list[Namespace] = []
-        for namespace in self._last.found:
-            if namespace.pid is None:
-                continue
-            with contextlib.suppress(OSError):
-                if self._netns_at(str(namespace.pid)) == namespace.inode != own:
-                    still.append(namespace)
-        last = self._last
-        self._last = Namespaces(_own_first(own, still), last.denied, last.vanished, last.hidden, troubles)
-        return self._last
 
     def refresh(self) -> Namespaces:
         """Walk all processes. A namespace keeps the process it was seen through; a new one gets that of the lowest number.
@@ -239,8 +223,7 @@ class NamespaceFinder:
                 chosen[inode] = pid
         self._chosen = chosen
         others = [Namespace(inode, pid) for inode, pid in sorted(chosen.items()) if inode != own]
-        self._last = Namespaces(_own_first(own, others), denied, vanished, hidden, tuple(troubles))
-        return self._last
+        return Namespaces(_own_first(own, others), denied, vanished, hidden, tuple(troubles))
 
     def _own(self) -> tuple[int, tuple[Trouble, ...]]:
         """Inode of this process' namespace; 0 and why, where it can't be told."""

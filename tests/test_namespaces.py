@@ -87,23 +87,10 @@ def test_a_namespace_whose_process_ended_is_seen_through_another(proc: Path) -> 
     assert walked.vanished == 1
 
 
-def test_the_known_ones_leave_out_what_ended_or_moved_and_find_nothing_new(proc: Path) -> None:
-    finder = NamespaceFinder(proc)
-    finder.refresh()
-    _process(proc, 30, 300)
-    _process(proc, 50, 500)
-    assert finder.known().found == (Namespace(100, None), Namespace(300, 40))
-
-
-def test_before_the_first_walk_the_own_one_is_known(proc: Path) -> None:
-    assert NamespaceFinder(proc).known().found == (Namespace(100, None),)
-
-
 def test_this_process_moving_to_a_known_namespace_does_not_double_it(proc: Path) -> None:
     finder = NamespaceFinder(proc)
     finder.refresh()
     _process(proc, "self", 200)
-    assert finder.known().found == (Namespace(200, None), Namespace(300, 40))
     assert finder.refresh().found == (Namespace(200, None), Namespace(100, 1), Namespace(300, 40))
 
 
@@ -179,7 +166,7 @@ def test_a_namespace_is_gone_with_its_last_process() -> None:
     with _other_namespace() as pid:
         inode = Path(f"/proc/{pid}/ns/net").stat().st_ino
         finder.refresh()
-    assert inode not in {namespace.inode for namespace in finder.known().found}
+    assert inode not in {namespace.inode for namespace in finder.refresh().found}
     assert {trouble.errno for trouble in read_tcp(PROC, pid).troubles} <= {errno.ENOENT, errno.ESRCH}
 
 
