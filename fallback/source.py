@@ -83,7 +83,7 @@ class PollingSource:
         self._queues: dict[int, _View] = {}  # by descriptor
         self._parts: list[Differences] = []
         self._known: frozenset[int] = frozenset()  # namespaces, at the last walk
-        self._walked_ns = 0
+        self._walked_ns = self._lost = 0
         self._rewatched = False
         self._nothing = EventBatch(no_events(), name, PERIOD_NS)
         self._walked = Namespaces((), 0, 0, None, ())
@@ -208,7 +208,9 @@ class PollingSource:
         for trouble in walked.troubles:
             self._warn(f"network namespaces: {trouble}", "walk")
         most = _namespaces_max()
-        found = {namespace.inode: namespace for namespace in walked.found[:most]}
+        # Those that are seen already go on to be seen, whatever others make.
+        kept_first = sorted(walked.found, key=lambda namespace: namespace.pid is not None and namespace.inode not in self._views)
+        found = {namespace.inode: namespace for namespace in kept_first[:most]}
         if len(walked.found) > most:
             self._warn(f"{len(walked.found)} network namespaces are more than are watched ({most})", "many namespaces")
         for inode in [inode for inode in self._views if inode not in found]:
@@ -261,14 +263,17 @@ class PollingSource:
             with suppress(SourceError):
                 for _ in range(2):  # what was gone waits for its record once
                     seen = view.window.look(view.differ)
+                    self._lost += seen.lost
                     self._parts.append(self._named(inode, view.differ.take(seen.look)))
         self._close(view)
+        self._owners.forget(view.inodes)
         self._parts.append(self._named(inode, view.differ.end_all(max(now_ns, clock_gettime_ns(CLOCK_BOOTTIME)))))
 
     def _look(self, at_once: bool) -> EventBatch:
         """Look through every window where something may have changed."""
-        lost = opened = counted = 0
-        lost_since_ns = 0
+        opened = counted = 0
+        lost, self._lost = self._lost, 0
+        lost_since_ns = self._until_ns if lost else 0
         before_ns = clock_gettime_ns(CLOCK_BOOTTIME)
         sampled = frozenset(self._sampled)
         for inode, view in list(self._views.items()):
