@@ -79,9 +79,9 @@ def test_a_module_is_named_as_its_rule(rule: Any) -> None:
 
 @by_id
 def test_a_rule_needs_only_what_can_be_missing(rule: Any) -> None:
-    from tracer.events import FIELD_FLAGS
+    from tracer.rules.engine import _FLAG_OF
 
-    assert set(rule.needs) <= set(FIELD_FLAGS)
+    assert set(rule.needs) <= set(_FLAG_OF)
     assert rule.resolution_ns_max >= SECOND_NS
 
 

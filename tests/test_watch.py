@@ -276,7 +276,7 @@ def test_connection_left_open() -> None:
 
 
 def test_connection_opened_before_the_watch_is_preexisting() -> None:
-    """No opening time and no owner are made up for it."""
+    """Its owner is the process that has it; no opening time is made up for it."""
     with (
         serving(answer) as port,
         socket.create_connection(("127.0.0.1", port)) as client,
@@ -286,7 +286,7 @@ def test_connection_opened_before_the_watch_is_preexisting() -> None:
         read_all(client)
         client.close()
         row = one(running.stop())
-    assert (row["preexisting"], row["opened_ns"], row["pid"], row["lifetime_ns"]) == (True, None, None, None)
+    assert (row["preexisting"], row["opened_ns"], row["pid"], row["lifetime_ns"]) == (True, None, os.getpid(), None)
     assert (row["close_reason"], row["bytes_received"]) == ("peer", 1000)
 
 
