@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from fallback import netlink
 from fallback.netlink import Bytes, Indexes
+from fallback.sockets import V4_MAPPED
 from tracer.events import N_STATES, TcpState
 
 DIAG_DTYPE: Final = np.dtype(
@@ -158,7 +159,7 @@ def _convert(messages: Bytes, info: tuple[int, int] | None) -> Records:
     for field in ("laddr", "raddr"):
         records[field] = head[field]
         records[field][ipv4, 12:] = head[field][ipv4, :4]
-        records[field][ipv4, :12] = np.frombuffer(netlink.V4_MAPPED, np.uint8)
+        records[field][ipv4, :12] = np.frombuffer(V4_MAPPED, np.uint8)
     records["flags"] = (
         _where(head["inode"] != 0, DiagFlag.HAS_OWNER)
         | _where(head["laddr"].any(axis=1), DiagFlag.HAS_LADDR)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,10 @@ class _Table:
     missed: NDArray[np.bool_]  # it was not in the latest one
 
     def where(self, kept: NDArray[np.bool_]) -> _Table:
-        return _Table(self.rows[kept], self.keys[kept], self.numbers[kept], self.seen_ns[kept], self.missed[kept])
+        return self.at(np.flatnonzero(kept))
+
+    def at(self, index: NDArray[np.intp]) -> _Table:
+        return _Table(*(column[index] for column in _columns(self)))
 
 
 def _empty() -> _Table:
@@ -260,9 +263,7 @@ class Differ:
         """What is seen for the first time since more is watched; it is as if it had been there before."""
         new = ~np.isin(now.keys, self._before.keys)
         self._tell_open(now, counters, steps, new, taken_ns)
-        joined = [np.concatenate(each) for each in zip(_columns(self._before), _columns(now.where(new)), strict=True)]
-        order = np.argsort(joined[1], kind="stable")
-        self._before = _Table(*(each[order] for each in joined))
+        self._before = _joined(self._before, now.where(new))
         self._widened = False
 
     def _tell_open(self, now: _Table, counters: Records | None, steps: Steps, wanted: NDArray[np.bool_], taken_ns: int) -> None:
@@ -315,7 +316,8 @@ class Differ:
             times = (np.full(len(own), taken_ns), taken_ns - since_ns)
             way = WAYS[states[0]][states[1]]
             steps.add(now.rows[own], now.numbers[own], states[0], way, *times, counters=own_counters)
-        return _with_missed(now, before, waiting)
+        missed = replace(before.at(waiting), missed=np.ones(len(waiting), bool))
+        return _joined(now, missed) if len(waiting) else now
 
     def _vanish(self, before: _Table, index: NDArray[np.intp], steps: Steps, taken_ns: int) -> None:
         """They are gone; nothing says how they ended."""
@@ -355,19 +357,11 @@ def _columns(table: _Table) -> tuple[NDArray[Any], ...]:
     return table.rows, table.keys, table.numbers, table.seen_ns, table.missed
 
 
-def _with_missed(now: _Table, before: _Table, waiting: NDArray[np.intp]) -> _Table:
-    """A table with those that are given one more look."""
-    if not len(waiting):
-        return now
-    keys = np.concatenate([now.keys, before.keys[waiting]])
-    order = np.argsort(keys, kind="stable")
-    return _Table(
-        np.concatenate([now.rows, before.rows[waiting]])[order],
-        keys[order],
-        np.concatenate([now.numbers, before.numbers[waiting]])[order],
-        np.concatenate([now.seen_ns, before.seen_ns[waiting]])[order],
-        np.concatenate([now.missed, np.ones(len(waiting), bool)])[order],
-    )
+def _joined(one: _Table, other: _Table) -> _Table:
+    """Two tables as one, sorted by key; they have no key in common."""
+    columns = [np.concatenate(each) for each in zip(_columns(one), _columns(other), strict=True)]
+    order = np.argsort(columns[1], kind="stable")
+    return _Table(*(column[order] for column in columns))
 
 
 def _find(known: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:

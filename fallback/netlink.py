@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fallback.sockets import V4_MAPPED
 from tracer.errors import SourceError
 
 NETLINK_SOCK_DIAG: Final = 4
@@ -33,7 +34,6 @@ _CLONE_NEWNET: Final = 0x40000000
 # What CPython's socket module does not name, include/uapi/asm-generic/socket.h; other numbers on sparc, parisc, mips.
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER, _SO_MEMINFO = 33, 26, 55
 _MEMINFO_DROPS: Final = 8  # SK_MEMINFO_DROPS, include/uapi/linux/sock_diag.h
-V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 _BC_JMP, _BC_D_COND = 1, 8  # INET_DIAG_BC_*
 _BYTECODE_BYTES_MAX: Final = 0xF000  # jumps and the attribute's length are of 16 bits
 _LD_W, _LD_H, _LD_B, _AND, _JA, _JEQ, _RET = 0x20, 0x28, 0x30, 0x54, 0x05, 0x15, 0x06  # classic BPF, linux/bpf_common.h

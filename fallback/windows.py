@@ -91,6 +91,19 @@ def tcp_counters(proc_root: Path, namespace: Namespace) -> TcpCounters:
     return parse_snmp(text or b"")
 
 
+class _Opens:
+    """Watches the kernel's count of connections opened in a namespace."""
+
+    def __init__(self, proc_root: Path) -> None:
+        self._proc_root = proc_root
+        self._known: int | None = None
+
+    def changed(self, namespace: Namespace) -> bool:
+        """Whether it has changed since it was asked for last, or is not known."""
+        before, self._known = self._known, tcp_counters(self._proc_root, namespace).active_opens
+        return self._known is None or self._known != before
+
+
 class DiagWindow:
     """sock_diag: dumps, and a record of every socket that ends."""
 
@@ -108,8 +121,7 @@ class DiagWindow:
         """
         self.namespace = namespace
         self._watched = watched
-        self._proc_root = proc_root
-        self._opens = -1
+        self._opens = _Opens(proc_root)
         self._unplaced = 0
         self._listening = np.zeros(0, np.uint16)  # ever: what was accepted on a port outlives its listener
         self._held: list[tuple[Records, NDArray[np.int64]]] = []
@@ -155,10 +167,8 @@ class DiagWindow:
 
     def stirred(self) -> bool:
         """Whether a connection was opened, or something ended, or is left to be judged."""
-        opens = tcp_counters(self._proc_root, self.namespace).active_opens
-        changed = opens is None or opens != self._opens
-        self._opens = -1 if opens is None else opens
-        return changed or bool(self._held or self._drained) or self._listener.pending()
+        opened = self._opens.changed(self.namespace)
+        return opened or bool(self._held or self._drained) or self._listener.pending()
 
     def look(self, differ: Differ) -> Seen:
         """Dump, and take the records of what ended.
@@ -264,7 +274,8 @@ class ProcWindow:
         self._watched = watched
         self._proc_root = proc_root
         self._space = space
-        self._opens = self._counted = -1
+        self._opens = _Opens(proc_root)
+        self._counted = -1
         self._listening = np.zeros(0, np.uint16)  # ever: what was accepted on a port outlives its listener
         self._keys: NDArray[np.uint64] | None = None
         self.look(Differ())
@@ -286,10 +297,7 @@ class ProcWindow:
 
     def stirred(self) -> bool:
         """Whether a connection was opened."""
-        opens = tcp_counters(self._proc_root, self.namespace).active_opens
-        changed = opens is None or opens != self._opens
-        self._opens = -1 if opens is None else opens
-        return changed
+        return self._opens.changed(self.namespace)
 
     def look(self, differ: Differ) -> Seen:
         """Read both files.
