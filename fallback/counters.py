@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fallback.namespaces import OpenProcess, Trouble
+from tracer.events import KernelCounts
 
 _NUMBER = re.compile(rb"-?\d{1,20}")
 
@@ -146,3 +147,11 @@ def read_counters(proc_root: Path, pid: int | None = None) -> Counters:
     return Counters(
         process.netns, parse_snmp(snmp or b""), parse_sockstat(sockstat or b"", sockstat6 or b""), tuple(process.troubles)
     )
+
+
+def kernel_counts(counters: Counters) -> KernelCounts:
+    """What a trace keeps of them."""
+    tcp, sockets = counters.tcp, counters.sockets
+    in_use = None if sockets.inuse is None else sockets.inuse + (sockets.inuse6 or 0)
+    kept = (in_use, sockets.tw, sockets.orphan, tcp.active_opens, tcp.attempt_fails, tcp.retrans_segs, tcp.out_rsts)
+    return KernelCounts(*(-1 if count is None else count for count in kept))

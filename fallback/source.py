@@ -18,6 +18,7 @@ from time import CLOCK_BOOTTIME, clock_gettime_ns, thread_time_ns
 import numpy as np
 from numpy.typing import NDArray
 
+from fallback.counters import kernel_counts, read_counters
 from fallback.differ import Differ, numbers_from
 from fallback.namespaces import Namespace, NamespaceFinder, Namespaces
 from fallback.netlink import Remote
@@ -26,7 +27,7 @@ from fallback.steps import Differences
 from fallback.watched import Watched
 from fallback.windows import DiagWindow, Opener, ProcWindow, Seen, Window, open_window
 from tracer.errors import SourceError
-from tracer.events import EventBatch, EventFlag, Events, is_adopted, is_opening, no_events
+from tracer.events import EventBatch, EventFlag, Events, KernelCounts, is_adopted, is_opening, no_events
 
 POLLED, PROC = "polled", "proc"
 CPU_SHARE = 0.02
@@ -38,6 +39,8 @@ NAMESPACES_NS = 1_000_000_000
 NAMESPACES_SHARE = 0.25
 """Of the budget, what looking for namespaces may take."""
 NAMESPACES_MAX = 1024
+COUNTS_NS = 1_000_000_000
+"""How often the kernel's own totals are read; that takes 0.2 ms."""
 _SPARE_DESCRIPTORS = 64
 _AROUND_NS = 300_000
 """What a look costs beside itself: waking up, and the reads between."""
@@ -78,7 +81,7 @@ class PollingSource:
         self._pending: list[EventBatch] = []
         self._warned: set[str] = set()
         self._warnings: list[str] = []
-        self._due_ns = self._walk_due_ns = self._until_ns = self._spent_ns = 0
+        self._due_ns = self._walk_due_ns = self._until_ns = self._spent_ns = self._counts_due_ns = 0
         self._poll = select.poll()
         self._queues: dict[int, _View] = {}  # by descriptor
         self._parts: list[Differences] = []
@@ -308,7 +311,14 @@ class PollingSource:
         batch = self._gathered()
         if lost:
             batch = replace(batch, lost=lost, lost_since_ns=lost_since_ns, lost_until_ns=clock_gettime_ns(CLOCK_BOOTTIME))
-        return replace(batch, opened=opened, counted=counted)
+        return replace(batch, opened=opened, counted=counted, kernel=self._kernel(before_ns, at_once))
+
+    def _kernel(self, now_ns: int, at_once: bool) -> KernelCounts | None:
+        """The kernel's own totals of this process' namespace, from time to time."""
+        if now_ns < self._counts_due_ns and not at_once:
+            return None
+        self._counts_due_ns = now_ns + COUNTS_NS
+        return kernel_counts(read_counters(self._proc_root))
 
     def _gathered(self) -> EventBatch:
         """What was seen through all windows, in the order of time."""

@@ -26,10 +26,11 @@ from tests.traces import (
     traces,
 )
 from tracer import analysis as module
-from tracer.analysis import Analysis, EndpointSummary, Loss, Summary
+from tracer.analysis import Analysis
 from tracer.cadence import Owner, Rhythm
 from tracer.churn import churn
 from tracer.events import EventBatch, Events, TcpState
+from tracer.summary import EndpointSummary, Loss, Summary
 
 S = TcpState
 LABELS = {1: "ghcr.io:443", 2: "registry.example:5000"}

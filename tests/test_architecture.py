@@ -16,7 +16,8 @@ ROOMS = ("bpf", "fallback", "tracer")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
-    "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "lines",
+    "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
+    *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
     *(path.relative_to(ROOT / "tracer").with_suffix("").as_posix() for path in sorted((ROOT / "tracer/rules").rglob("*.py"))),
 )  # fmt: skip
 """Modules of tracer that take values and return values, the rules among them."""

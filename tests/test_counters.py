@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fallback.counters import SocketCounts, TcpCounters, parse_snmp, parse_sockstat, read_counters
+from fallback.counters import (
+    Counters,
+    SocketCounts,
+    TcpCounters,
+    kernel_counts,
+    parse_snmp,
+    parse_sockstat,
+    read_counters,
+)  # fmt: skip
+from tracer.events import KernelCounts
 
 PROC = Path("/proc")
 NET = Path(__file__).parent / "fixtures/proc/net"
@@ -29,6 +38,17 @@ def test_the_counters_of_a_real_file_are_found_by_name() -> None:
 
 def test_the_sockets_of_a_real_file_are_found_by_name() -> None:
     assert parse_sockstat(SOCKSTAT, SOCKSTAT6) == SocketCounts(inuse=8, inuse6=4, orphan=0, tw=3, alloc=10014, mem_pages=0)
+
+
+def test_a_trace_keeps_sockets_of_both_families_and_what_went_wrong() -> None:
+    told = kernel_counts(Counters(1, parse_snmp(SNMP), parse_sockstat(SOCKSTAT, SOCKSTAT6), ()))
+    assert told == KernelCounts(
+        in_use=12, time_wait=3, orphans=0, active_opens=7, attempt_fails=0, segments_sent_again=3, resets_sent=0
+    )
+
+
+def test_a_trace_keeps_what_can_not_be_read_as_unknown() -> None:
+    assert kernel_counts(Counters(1, parse_snmp(b""), parse_sockstat(b""), ())) == KernelCounts()
 
 
 def test_columns_in_another_order_change_nothing() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from tests.stories import LABELS, ROLES, Story, trying
 from tests.traces import MS, SECOND, START_NS, path, trace
 from tracer.analysis import Analysis
-from tracer.events import EventBatch, Events, no_events
+from tracer.events import EventBatch, Events, KernelCounts, no_events
 from tracer.header import TraceHeader
-from tracer.reports.text_report import TextReport, coverage_text
+from tracer.reports.text_report import TextReport, coverage_text, summary_texts
 from tracer.rules.settings import RuleSettings
 
 
@@ -61,6 +61,15 @@ def test_without_a_count_coverage_is_unknown_but_for_ebpf() -> None:
     made, _ = analysed(trace(*path("peer", [START_NS] * 5)))
     assert coverage_text(made.summary()) == "coverage unknown"
     assert coverage_text(replace(made.summary(), source="ebpf", gaps=0)) == "every transition seen"
+
+
+def test_the_summary_says_what_the_kernel_counted_meanwhile() -> None:
+    made = Analysis("polled", 50 * MS, {})
+    for kernel in (KernelCounts(5, 7, 0, 100, 2, 4, 10), KernelCounts(6, 3, 0, 150, 3, -1, 9)):
+        made.feed(EventBatch(no_events(), "polled", 50 * MS, kernel=kernel))
+    (line,) = (line for line in summary_texts(made.summary()) if "TIME_WAIT" in line)
+    assert "6 TCP sockets in use, 3 in TIME_WAIT (at most 7)" in line
+    assert "50 opened, 1 failed, ? resets sent, ? segments sent again" in line
 
 
 def test_a_finding_says_of_how_many_connections_it_knows() -> None:

@@ -170,6 +170,17 @@ def test_the_summary_says_how_many_of_the_connections_were_seen(source: str) -> 
         assert len(connections(lines)) == 30
 
 
+def test_the_summary_has_the_totals_of_the_kernel(source: str) -> None:
+    with serving(answer_and_wait) as port:
+        running = watching(source, port)
+        for _ in range(30):
+            ask(port).close()
+        time.sleep(SLOW_S)
+        told = summary(running.stop())["kernel"]
+    assert told["since_start"]["active_opens"] >= 30
+    assert told["most"]["time_wait"] >= 30
+
+
 @pytest.mark.parametrize("suffix", [".arrows", ".jsonl"])
 def test_a_replay_says_what_was_said_live(source: str, suffix: str, tmp_path: Path) -> None:
     trace = tmp_path / f"t{suffix}"

@@ -20,99 +20,17 @@ from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, is_transition
 from tracer.findings import Finding, Severity
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
-from tracer.lifetimes import Distribution, Lifetimes
+from tracer.lifetimes import Lifetimes
 from tracer.roles import Role, role_of
 from tracer.rows import Connections, blank_connections, by_endpoint
 from tracer.rules.engine import Engine
 from tracer.rules.settings import RuleSettings
 from tracer.rules.ticks import TICK_NS
 from tracer.rules.view import View
+from tracer.summary import EndpointSummary, KernelSpan, Loss, Summary
 
 CHUNK_EVENTS = 1 << 15
 """Large batches are fed in pieces that stay in the processor's cache; results do not depend on it."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Events lost in the boottime interval [since_ns, until_ns); None: nobody knows how many."""
-
-    lost: int | None
-    since_ns: int
-    until_ns: int
-
-
-@dataclass(frozen=True)
-class EndpointSummary:
-    """What was seen of one endpoint.
-
-    Attributes:
-        connections: seen at all, open ones included.
-        opens: openings seen; the other connections were open before, or their opening was lost.
-        closes: by close reason, those that occurred.
-        peak_open: most connections open at a time.
-        opens_per_s, closes_per_s: over the trace, from its first to its last event; the latter by side (churn.SIDES).
-        mean_open: time average of the number open over the trace, from when each was first seen.
-        turnover: connections closed / mean_open: how often the stock was replaced.
-            These four are None while the trace has no length, turnover also where nothing was open.
-        bytes_received, bytes_acked, retransmits: of all connections for which they are known; -1 if none.
-        distributions: lifetime, connect and states, of connections that ended.
-    """
-
-    endpoint_id: int
-    endpoint: str
-    connections: int
-    open: int
-    opens: int
-    closes: dict[str, int]
-    peak_open: int
-    opens_per_s: float | None
-    closes_per_s: dict[str, float] | None
-    mean_open: float | None
-    turnover: float | None
-    bytes_received: int
-    bytes_acked: int
-    retransmits: int
-    distributions: dict[str, Distribution]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The state of a trace.
-
-    `first_ns`, `last_ns`: boottime of the first and last event, -1 if there was none. `gaps`: connections with missing
-    transitions; without loss, the kernel did not show them to the program. `findings`: those that are open; `episodes`: how
-    many there were in all. `abstained`: rules that could not judge, and why. `opened`, `counted`: connections that a polling
-    source saw open, and how many the kernel counted.
-    """
-
-    source: str
-    resolution_ns: int
-    events: int
-    lost: int
-    gaps: int
-    losses: tuple[Loss, ...]
-    connections: int
-    open: int
-    inbound: int
-    first_ns: int
-    last_ns: int
-    endpoints: tuple[EndpointSummary, ...]
-    cadences: dict[Owner, Cadence]
-    unknown_transitions: dict[tuple[str, str], int]
-    findings: tuple[Finding, ...] = ()
-    episodes: int = 0
-    abstained: tuple[tuple[str, str], ...] = ()
-    opened: int = 0
-    counted: int = 0
-
-    @property
-    def coverage(self) -> float | None:
-        """Share of the connections that were seen: 1 where the source sees all and nothing is missing; None unknown."""
-        if any(loss.lost is None for loss in self.losses):  # a time when nobody was looking
-            return None
-        if self.counted:
-            return self.opened / self.counted
-        return 1.0 if self.source == "ebpf" and not self.lost and not self.gaps else None
 
 
 _SUMMED = ("bytes_received", "bytes_acked", "retransmits")
@@ -185,6 +103,7 @@ class Analysis:
         self._transitions = 0
         self._lost = 0
         self._opened = self._counted = 0
+        self._kernel: KernelSpan | None = None
         self._gaps = 0
         self._losses: list[Loss] = []
         self._unknown: Counter[tuple[int, int]] = Counter()
@@ -244,6 +163,9 @@ class Analysis:
         if batch.counted:
             self._opened, self._counted = self._opened + batch.opened, self._counted + batch.counted
             self._view.note_census(batch.opened, batch.counted, self._reached_ns)
+        if batch.kernel is not None:
+            first = KernelSpan(batch.kernel, batch.kernel, batch.kernel)
+            self._kernel = first if self._kernel is None else self._kernel.until(batch.kernel)
         findings: list[Finding] = []
         pieces = []
         for start, end in self._pieces(batch):
@@ -345,6 +267,7 @@ class Analysis:
             tuple(self._engine.abstained()),
             self._opened,
             self._counted,
+            self._kernel,
         )
 
     def _endpoint(self, endpoint_id: int, still_open: Connections) -> EndpointSummary:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +108,23 @@ FIELD_FLAGS = {
 """Which flag says that a field is valid. Fields not listed are always valid."""
 
 
+class KernelCounts(NamedTuple):
+    """The kernel's own totals of TCP, at one moment; -1 unknown.
+
+    Of the tracer's network namespace, IPv4 and IPv6 together. The first three are of now (/proc/net/sockstat: inuse, tw, and
+    orphan, which is of the whole machine); the others count since it was made (/proc/net/snmp: ActiveOpens, AttemptFails,
+    RetransSegs, OutRsts).
+    """
+
+    in_use: int = -1
+    time_wait: int = -1
+    orphans: int = -1
+    active_opens: int = -1
+    attempt_fails: int = -1
+    segments_sent_again: int = -1
+    resets_sent: int = -1
+
+
 @dataclass(frozen=True)
 class EventBatch:
     """What a source delivered in one read.
@@ -122,6 +140,7 @@ class EventBatch:
         endpoints: labels by endpoint id that became known with this batch (a watch list may grow while it runs).
         opened, counted: connections that were seen to open since the batch before, and how many the kernel says there were, to
             any address; both 0 where the source does not measure itself so.
+        kernel: the kernel's own totals, where the source looked at them; None: it did not.
         switched: why another source goes on from here; `source` is its name then, and in [lost_since_ns, lost_until_ns) nobody
             knows what was lost. "": none does.
         until_ns: boottime up to which nothing more will come, but for the microseconds by which CPUs differ; 0 where the
@@ -140,13 +159,14 @@ class EventBatch:
     opened: int = 0
     counted: int = 0
     switched: str = ""
+    kernel: KernelCounts | None = None
 
     def __post_init__(self) -> None:
         """Validate and freeze.
 
         Raises:
-            SourceError: wrong dtype or shape, a state that does not exist, a loss without its interval, or more seen than there
-                was.
+            SourceError: wrong dtype or shape, a state that does not exist, a loss without its interval, more seen than there
+                was, or totals that no kernel has.
         """
         if self.events.dtype != EVENT_DTYPE or self.events.ndim != 1:
             raise SourceError(f"a batch holds {self.events.dtype} of {self.events.ndim} dimensions, not events")
@@ -158,25 +178,39 @@ class EventBatch:
         late = np.flatnonzero(self.events["ts_ns"] >= TS_NS_MAX)
         if late.size:
             raise SourceError(f"events {late[:5].tolist()} have times beyond 146 years of uptime")
+        self._check_early()
+        self._check_numbers()
+        self.events.flags.writeable = False
+
+    def _check_early(self) -> None:
         if self.early_ns is not None and self.early_ns.shape != self.events.shape:
             raise SourceError(f"{len(self.early_ns)} early_ns for {len(self.events)} events")
         if self.early_ns is not None and len(self.early_ns) and int(self.early_ns.max()) >= TS_NS_MAX:
             raise SourceError(f"an event may have been {int(self.early_ns.max())} ns earlier, which is more than 146 years")
+
+    def _check_numbers(self) -> None:
         if not 0 < self.resolution_ns < TS_NS_MAX:
             raise SourceError(f"times are exact to {self.resolution_ns} ns")
         if not 0 <= self.until_ns < TS_NS_MAX:
             raise SourceError(f"a batch is complete until {self.until_ns}")
         if not 0 <= self.opened <= self.counted < TS_NS_MAX:
             raise SourceError(f"{self.opened} connections seen of {self.counted}")
+        if self.kernel is not None and not all(-1 <= count < TS_NS_MAX for count in self.kernel):
+            raise SourceError(f"the kernel's totals are {self.kernel}")
         interval = (self.lost_since_ns, self.lost_until_ns)
         if not 0 <= self.lost < TS_NS_MAX or not all(0 <= at_ns < TS_NS_MAX for at_ns in interval):
             raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")
         if (self.lost or self.switched) and self.lost_until_ns <= self.lost_since_ns:
             raise SourceError(f"{self.lost} events lost in [{self.lost_since_ns}, {self.lost_until_ns})")
-        self.events.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.events)
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything in it but how far it reaches."""
+        beside = self.lost or self.endpoints or self.counted or self.switched or self.kernel is not None
+        return bool(len(self.events) or beside)
 
 
 def no_events() -> Events:

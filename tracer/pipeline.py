@@ -110,7 +110,7 @@ def run_live(  # noqa: C901 - two inner functions, whose branches count as its o
         until_ns = batch.until_ns or before_ns  # a source that looks from time to time knows how far it has seen
         for warning in source.warnings():
             warn(warning)
-        if len(batch) or batch.lost or batch.endpoints or batch.counted or batch.switched:
+        if batch.says_something:
             tell(replace(batch, until_ns=0))
         due_ns = analysis.due_ns
         if due_ns is not None and due_ns <= until_ns:  # silence is part of the trace: it is recorded, and judged alike later

@@ -100,7 +100,7 @@ class ArrowTraceWriter:
 
     def write(self, batch: EventBatch) -> None:
         """Take a batch; see `TraceWriter`."""
-        if len(batch) or batch.lost or batch.endpoints or batch.until_ns or batch.counted or batch.switched:
+        if batch.says_something or batch.until_ns:
             self._pending.append(batch)
             self._pending_events += len(batch)
         if self._pending_events >= _FLUSH_EVENTS:
@@ -329,6 +329,7 @@ class ArrowTrace:
                 opened=noted.opened,
                 counted=noted.counted,
                 switched=noted.switched,
+                kernel=noted.kernel,
             )
 
     def _clock_mark(self, until_ns: int) -> EventBatch:

@@ -18,6 +18,7 @@ from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
 from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, TcpState
+from tracer.facts import kernel_of
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import LinuxErrno
 from tracer.lines import batch_lines, start_line
@@ -228,7 +229,8 @@ class JsonTrace:
     def _census(self, line: dict[str, Any]) -> EventBatch:
         try:
             opened, counted = (_integer(line.get(name), name, TS_NS_MAX) for name in ("opened", "counted"))
-            return replace(self._batch([], _NO_LOSS), opened=opened, counted=counted)
+            kernel = kernel_of(line.get("kernel"))
+            return replace(self._batch([], _NO_LOSS), opened=opened, counted=counted, kernel=kernel)
         except (TypeError, ValueError, SourceError) as error:
             raise self._wrong(f"no census: {error}") from error
 

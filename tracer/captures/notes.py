@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tracer.captures.ipc import IpcError
-from tracer.events import EventBatch
+from tracer.events import EventBatch, KernelCounts
+from tracer.facts import kernel_json, kernel_of, whole
 
 
 def endpoints_of(found: object) -> Iterator[tuple[int, str]]:
@@ -35,6 +36,7 @@ class Noted(NamedTuple):
     until_ns: int = 0
     switched: str = ""
     source: str = ""
+    kernel: KernelCounts | None = None
 
 
 def note_of(batch: EventBatch) -> dict[str, Any]:
@@ -44,22 +46,12 @@ def note_of(batch: EventBatch) -> dict[str, Any]:
         note["endpoints"] = {str(number): label for number, label in batch.endpoints}
     if batch.counted:
         note["opened"], note["counted"] = batch.opened, batch.counted
+    if batch.kernel is not None:
+        note["kernel"] = kernel_json(batch.kernel)
     if batch.switched:
         note |= {"switched": batch.switched, "source": batch.source, "resolution_ns": batch.resolution_ns}
         note |= {"since_ns": batch.lost_since_ns, "until_ns": batch.lost_until_ns}
     return note
-
-
-def _whole(content: dict[str, Any], name: str) -> int:
-    """A whole number, 0 if it is missing.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    value = content.get(name, 0)
-    if type(value) is not int:
-        raise ValueError(f"{name} is no whole number")
-    return value
 
 
 def read_note(text: str) -> Noted:
@@ -74,13 +66,14 @@ def read_note(text: str) -> Noted:
             raise ValueError("no object")
         return Noted(
             endpoints=tuple(endpoints_of(content.get("endpoints", {}))),
-            opened=_whole(content, "opened"),
-            counted=_whole(content, "counted"),
-            resolution_ns=_whole(content, "resolution_ns"),
-            since_ns=_whole(content, "since_ns"),
-            until_ns=_whole(content, "until_ns"),
+            opened=whole(content, "opened"),
+            counted=whole(content, "counted"),
+            resolution_ns=whole(content, "resolution_ns"),
+            since_ns=whole(content, "since_ns"),
+            until_ns=whole(content, "until_ns"),
             switched=str(content.get("switched", "")),
             source=str(content.get("source", "")),
+            kernel=kernel_of(content.get("kernel")),
         )
     except (ValueError, RecursionError) as error:
         raise IpcError(f"a note can't be read: {error!r}") from error

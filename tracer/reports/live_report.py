@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tracer.analysis import Analysis, EndpointSummary, Progress, Summary
+from tracer.analysis import Analysis, Progress
 from tracer.churn import SIDES
 from tracer.events import EventBatch
 from tracer.findings import Finding, FindingState, Severity
@@ -25,6 +25,7 @@ from tracer.reports.text_report import (
     suspect_text,
     transition_texts,
 )
+from tracer.summary import EndpointSummary, Summary
 from tracer.text import address_text, bytes_text, duration_text, printable
 
 REFRESH_PER_S = 4

@@ -7,7 +7,7 @@ from typing import TextIO
 
 import numpy as np
 
-from tracer.analysis import Analysis, EndpointSummary, Progress, Summary
+from tracer.analysis import Analysis, Progress
 from tracer.cadence import Cadence, Rhythm
 from tracer.clock import ClockOffset, rfc3339
 from tracer.events import EventBatch, EventFlag, is_transition, valid
@@ -15,6 +15,7 @@ from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
 from tracer.rows import Connections
+from tracer.summary import EndpointSummary, KernelSpan, Summary
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
 
 
@@ -215,6 +216,18 @@ def coverage_text(summary: Summary) -> str:
     return "every transition seen" if summary.coverage == 1.0 else "coverage unknown"
 
 
+def kernel_text(span: KernelSpan) -> str:
+    """The sockets of the host (of this network namespace), to any address, and what went wrong meanwhile."""
+
+    def count(value: int) -> str:
+        return str(value) if value >= 0 else "?"
+
+    now, most, grown = span.last, span.most, span.grown
+    held = f"{count(now.in_use)} TCP sockets in use, {count(now.time_wait)} in TIME_WAIT (at most {count(most.time_wait)})"
+    went = f"{count(grown.active_opens)} opened, {count(grown.attempt_fails)} failed, {count(grown.resets_sent)} resets sent"
+    return f"this network namespace, to any address: {held}; {went}, {count(grown.segments_sent_again)} segments sent again"
+
+
 def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
     """The whole trace in a few lines, loss first."""
     lines = [""]
@@ -228,6 +241,8 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}; "
         f"{summary.connections} connections, {summary.open} still open"
     )
+    if summary.kernel is not None:
+        lines.append(kernel_text(summary.kernel))
     for endpoint in summary.endpoints:
         lines += _endpoint_texts(endpoint)
     labels = {endpoint.endpoint_id: endpoint.endpoint for endpoint in summary.endpoints}
