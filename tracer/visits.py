@@ -172,9 +172,13 @@ class VisitTracker:
         known = self._related.get(name)
         if known is None:
             clients = self._by_name.get(name, {}).values()
-            known = nlargest(RELATED_MAX, clients, key=lambda client: (client.last_ns, client.owner))
+            known = nlargest(RELATED_MAX, clients, key=_by_activity)
             self._related[name] = known
         return known
+
+    def latest(self) -> list[Client]:
+        """The RELATED_MAX most recently active clients."""
+        return nlargest(RELATED_MAX, self.clients.values(), key=_by_activity)
 
     def add(self, events: Events, ended: Connections, second: int = 0) -> None:
         """Take the openings among `events`, and the connections that `ended` with them (both in trace order).
@@ -285,6 +289,10 @@ class VisitTracker:
             sums = _Sums(ended, order[by_visit], starts)
             for index, which in enumerate(number[starts].tolist()):
                 sums.add(index, visits[which - 1])
+
+
+def _by_activity(client: Client) -> tuple[int, Owner]:
+    return client.last_ns, client.owner
 
 
 def _drop(index: dict[K, dict[Owner, Client]], key: K, owner: Owner) -> None:

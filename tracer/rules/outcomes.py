@@ -106,9 +106,16 @@ class Outcomes:
         return judged
 
     def usual(self, owner: Owner, acked: int) -> int:
-        """The least that an owner's requests of this size were ever answered with; -1 not known."""
-        memory = self._memory.get(owner)
-        return UNKNOWN if memory is None else memory.usual(acked)
+        """The least that an owner's requests of this size were ever answered with; -1 not known.
+
+        Of an owner without a past, what those of somebody unknown were: to a poller, most short connections are nobody's.
+        """
+        for known in (owner, Owner(owner.endpoint_id, UNKNOWN, b"")):
+            memory = self._memory.get(known)
+            least = UNKNOWN if memory is None else memory.usual(acked)
+            if least != UNKNOWN:
+                return least
+        return UNKNOWN
 
     def _remembered(self, owner: Owner) -> _Memory:
         memory = self._memory.pop(owner, None) or _Memory(family_of(owner.comm).puller)

@@ -59,7 +59,9 @@ def _downloads(view: View, client: Client) -> bool:
 
 def _asked_again(view: View, client: Client, visit: Visit) -> bool:
     """Whether a registry was asked after the answer: by a new connection, or on one that was still open."""
-    for other in registries(view, client):
+    for other in view.perhaps_elsewhere(client):
+        if view.role(other.owner.endpoint_id) is Role.AUTH:
+            continue
         for own in other.visits:
             near = own.start_ns <= visit.last_end_ns + SESSION_NS
             if near and own.last_open_ns > visit.start_ns:

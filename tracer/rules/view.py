@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.cadence import Owner
+from tracer.clients import UNKNOWN as UNKNOWN_FAMILY
+from tracer.clients import Family, family_of
 from tracer.events import Events, TcpState
 from tracer.findings import Suspect
 from tracer.lifecycle import CloseReason
@@ -178,6 +180,26 @@ class View:
     def elsewhere(self, client: Client) -> list[Client]:
         """The same owner at other endpoints, the most recently active ones."""
         return [other for other in self.visits.of(client.owner.cgroup_id, client.owner.comm) if other is not client]
+
+    def perhaps_elsewhere(self, client: Client) -> list[Client]:
+        """The clients at other endpoints that may be of the same owner, the most recently active ones.
+
+        A poller does not know whose the shortest connections are: somebody unknown may be anybody.
+        """
+        own = client.owner
+        return [
+            other
+            for other in self.visits.latest()
+            if other.owner.endpoint_id != own.endpoint_id
+            and (not own.comm or not other.owner.comm or (own.cgroup_id, own.comm) == (other.owner.cgroup_id, other.owner.comm))
+        ]
+
+    def family(self, client: Client) -> Family:
+        """Its family; of somebody unknown, that of all who are known at the endpoint, if it is one."""
+        if client.owner.comm:
+            return family_of(client.owner.comm)
+        known = {family_of(other.owner.comm) for other in self.visits.at(client.owner.endpoint_id) if other.owner.comm}
+        return known.pop() if len(known) == 1 else UNKNOWN_FAMILY
 
     def open_where(self, wanted: Wanted) -> Connections:
         """The connections that are open now and wanted, told by their rows; asked at scans only."""

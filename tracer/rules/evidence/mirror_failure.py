@@ -103,7 +103,8 @@ class MirrorFailure(Rule[MirrorFailureThresholds]):
         return None
 
     def _after(self, view: View, client: Client, visit: Visit, until_ns: int) -> Iterator[tuple[Client, Visit]]:
-        for other in view.elsewhere(client):
+        known = view.role(client.owner.endpoint_id) is Role.MIRROR
+        for other in view.perhaps_elsewhere(client) if known else view.elsewhere(client):
             if other.last_ns < visit.start_ns or view.role(other.owner.endpoint_id) is Role.AUTH:
                 continue
             for other_visit in reversed(other.visits):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from tracer.clients import Family, family_of
+from tracer.clients import Family
 from tracer.findings import Severity
 from tracer.roles import Role
 from tracer.rules.outcomes import ERROR_MAX_BYTES, PING_MIN_BYTES, TERSE_MAX_BYTES, Outcome, judged_until, same_request, same_size
@@ -22,6 +22,10 @@ _ADVICE = (
     "stop what repeats the request (see the suspects); log in, so that the limit of the account counts and not that of the "
     "address; or pull through a mirror. Everybody behind this address shares its limit."
 )
+
+
+_NAMELESS = 0.9
+"""What is left of the confidence where the client was not seen, but those that are known there are of one kind."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class RateLimit(Rule[RateLimitThresholds]):
 
     def _judge_client(self, view: View, client: Client, latest: Visit) -> Iterator[Answer]:
         visits = judged_until(client, latest)
-        family = family_of(client.owner.comm)
+        family = view.family(client)
         for found in (self._backoff(visits, family), self._burst(latest, family), self._shrunk(view, client, visits)):
             if found is not None:
                 yield self._sighting(view, client, *found)
@@ -104,7 +108,7 @@ class RateLimit(Rule[RateLimitThresholds]):
         return None
 
     def _burst(self, visit: Visit, family: Family) -> tuple[Visit, float, str, dict[str, Any]] | None:
-        if not family.bursts or not visit.one_process:
+        if not family.bursts or (visit.pid >= 0 and not visit.one_process):
             return None
         nothing_else = visit.received_max <= ERROR_MAX_BYTES
         counts: dict[tuple[int, int], int] = {}
@@ -138,8 +142,8 @@ class RateLimit(Rule[RateLimitThresholds]):
             return None  # in the middle of a pull: see token-expiry
         answer_bytes = min((received for _, received in latest.shrunk or latest.exchanges), default=0)
         plain = answer_bytes < PING_MIN_BYTES  # no registry says so little; a 404 or 401 with its reason is longer
-        puller = family_of(client.owner.comm).puller
-        if row < self.settings.attempts_min and not (puller and (plain or _collapsed(latest))):
+        puller = view.family(client).puller
+        if row < self.settings.attempts_min and not (puller and answer_bytes and (plain or _collapsed(latest))):
             return None
         likely = (0.6 if row < self.settings.attempts_min else 0.7) if plain else 0.5
         rest = 1 - likely
@@ -156,7 +160,7 @@ class RateLimit(Rule[RateLimitThresholds]):
         until_ns = visit.last_open_ns + int(self.settings.follow_s * SECOND_NS)
         return any(
             visit.start_ns < other_visit.start_ns <= until_ns
-            for other in view.elsewhere(client)
+            for other in view.perhaps_elsewhere(client)
             if view.role(other.owner.endpoint_id) is not Role.AUTH
             for other_visit in other.visits
         )
@@ -165,6 +169,10 @@ class RateLimit(Rule[RateLimitThresholds]):
         self, view: View, client: Client, first: Visit, confidence: float, said: str, evidence: dict[str, Any]
     ) -> Sighting:
         latest = client.visits[-1]
+        evidence |= {"client_known": bool(client.owner.comm)}
+        if not client.owner.comm:
+            confidence = round(confidence * _NAMELESS, 2)
+            evidence |= {"causes": {name: round(share * _NAMELESS, 2) for name, share in evidence["causes"].items()}}
         return Sighting(
             key=client.owner,
             endpoint_id=client.owner.endpoint_id,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.cadence import Cadence, Rhythm, latest_cadence
-from tracer.clients import Family, family_of
+from tracer.clients import Family
 from tracer.findings import Severity
 from tracer.lifecycle import REASON_NAMES
 from tracer.roles import Role
@@ -81,7 +81,7 @@ class RetryStorm(Rule[RetryStormThresholds]):
 
     def _judge_client(self, view: View, client: Client, latest: Visit) -> Iterator[Answer]:
         visits = judged_until(client, latest)
-        family = family_of(client.owner.comm)
+        family = view.family(client)
         if visits[-1].received_max > ERROR_MAX_BYTES:
             if not family.one_shot:  # else it may be another one of several loops
                 yield Over(client.owner, visits[-1].last_end_ns, f"{bytes_text(visits[-1].received_max)} were downloaded")
@@ -102,6 +102,8 @@ class RetryStorm(Rule[RetryStormThresholds]):
             return
         if family.backs_off and len({visit.pid for visit in run}) == 1 and not family.engine:
             return  # the client's own patience with a 429, and not somebody who starts it again
+        if not client.owner.comm and found.rhythm is Rhythm.EXPONENTIAL:
+            return  # it may be just that: whether it is one process all the time is not known
         if not failed and (found.rhythm is not Rhythm.FIXED or found.period_ns > self.settings.engine_period_max_s * SECOND_NS):
             return
         yield self._sighting(view, client, run, found, family, failed)
@@ -224,7 +226,7 @@ def _downloads_elsewhere(view: View, client: Client, since_ns: int, pids: frozen
     """Whether the same owner (or one of these processes of its) downloaded something from another endpoint since then."""
     return any(
         visit.received_max > ERROR_MAX_BYTES and visit.start_ns >= since_ns and (not pids or visit.pid in pids)
-        for other in view.elsewhere(client)
+        for other in view.perhaps_elsewhere(client)
         for visit in other.visits
     )
 
