@@ -31,16 +31,18 @@ from tracer.events import N_STATES, TcpState
 
 DIAG_DTYPE: Final = np.dtype(
     [
-        ("received_ns", "i8"), ("cookie", "u8"), ("inode", "u8"), ("bytes_received", "u8"), ("bytes_acked", "u8"),
-        ("segs_in", "u4"), ("segs_out", "u4"), ("retransmits", "u4"), ("rtt_us", "u4"), ("last_data_recv_ms", "u4"),
-        ("unread_bytes", "u4"), ("uid", "u4"), ("flags", "u4"), ("lport", "u2"), ("rport", "u2"), ("family", "u2"),
+        ("since_ns", "i8"), ("received_ns", "i8"), ("cookie", "u8"), ("inode", "u8"),
+        ("bytes_received", "u8"), ("bytes_acked", "u8"), ("segs_in", "u4"), ("segs_out", "u4"), ("retransmits", "u4"),
+        ("rtt_us", "u4"), ("last_data_recv_ms", "u4"), ("unread_bytes", "u4"), ("uid", "u4"), ("flags", "u4"),
+        ("lport", "u2"), ("rport", "u2"), ("family", "u2"),
         ("state", "u1"), ("timer", "u1"), ("laddr", "u1", (16,)), ("raddr", "u1", (16,)),
     ]
 )  # fmt: skip
 """One socket. Addresses IPv4 as v4-mapped, ports in host order; a value is valid where its flag is set (DiagFlag).
 
-received_ns: CLOCK_BOOTTIME when the record was read. segs_in, segs_out, retransmits: segments (SYN and pure ACKs count in the
-first two). rtt_us: smoothed. last_data_recv_ms: since the last payload, or since the handshake where none came.
+since_ns, received_ns: CLOCK_BOOTTIME when the queue was last seen empty, and when the record was read. segs_in, segs_out,
+retransmits: segments (SYN and pure ACKs count in the first two). rtt_us: smoothed. last_data_recv_ms: since the last payload, or
+since the handshake where none came.
 """
 
 Records = NDArray[np.void]
@@ -95,20 +97,23 @@ _INFO: Final = np.dtype(
 """The part of struct tcp_info that is used."""
 
 
-def parse_datagrams(rows: Bytes, lengths: Indexes, received_ns: int) -> tuple[Records, int]:
+def parse_datagrams(rows: Bytes, lengths: Indexes, since_ns: Indexes, received_ns: Indexes) -> tuple[Records, int]:
     """Destroy messages, one a row: the records in order, and how many rows held none.
 
-    `rows` is uint8, shape (n, slot_bytes), contiguous; `lengths` int64, shape (n,), the bytes received in each row.
+    `rows` is uint8, shape (n, slot_bytes), contiguous; `lengths` int64, shape (n,), the bytes received in each row;
+    `since_ns` and `received_ns`, int64, shape (n,), go into the records.
     """
     heads = rows[:, :8].copy()
     sizes = heads[:, :4].view("=u4")[:, 0].astype(np.int64)
     fits = (heads[:, 4:6].view("=u2")[:, 0] == SOCK_DIAG_BY_FAMILY) & (sizes <= lengths)
     starts = np.flatnonzero(fits) * rows.shape[1]
-    records, wrong = parse_messages(rows.reshape(-1), starts, sizes[fits], received_ns)
+    records, wrong = parse_messages(rows.reshape(-1), starts, sizes[fits], since_ns[fits], received_ns[fits])
     return records, wrong + len(rows) - int(fits.sum())
 
 
-def parse_messages(buffer: Bytes, starts: Indexes, sizes: Indexes, received_ns: int) -> tuple[Records, int]:
+def parse_messages(
+    buffer: Bytes, starts: Indexes, sizes: Indexes, since_ns: Indexes | int = 0, received_ns: Indexes | int = 0
+) -> tuple[Records, int]:
     """Messages of struct inet_diag_msg and attributes.
 
     Messages of one size are parsed together: the attributes of the first are walked, and those with tcp_info at the same
@@ -117,7 +122,7 @@ def parse_messages(buffer: Bytes, starts: Indexes, sizes: Indexes, received_ns: 
     Args:
         buffer: uint8, one-dimensional; every [start, start + size) lies in it.
         starts, sizes: int64, shape (n,), of the messages with their headers.
-        received_ns: goes into every record.
+        since_ns, received_ns: go into the records.
 
     Returns:
         The records in the order of `starts`, and how many messages give none because they are malformed.
@@ -143,7 +148,7 @@ def parse_messages(buffer: Bytes, starts: Indexes, sizes: Indexes, received_ns: 
             records[same] = _convert(messages, info)
             good[same] = True
         todo = np.setdiff1d(todo, same, assume_unique=True)
-    records["received_ns"] = received_ns
+    records["since_ns"], records["received_ns"] = since_ns, received_ns
     good &= np.isin(records["family"], (socket.AF_INET, socket.AF_INET6)) & (records["state"] > 0) & (records["state"] < N_STATES)
     return records[good], int(len(good) - good.sum())
 

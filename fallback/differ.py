@@ -51,8 +51,8 @@ class Look:
         began_ns, taken_ns: boottime at which the picture was begun, and at which it was complete: it is no snapshot, each
             socket was looked at at some time between.
         counters: DIAG_DTYPE, aligned with `sockets`; None where there are none (/proc).
-        ended: DIAG_DTYPE: watched sockets that the kernel has freed and that were not in this picture any more.
-        ended_since_ns: int64, shape (n_ended,): boottime after which each ended; its `received_ns` is the latest.
+        ended: DIAG_DTYPE: watched sockets that the kernel has freed and that were not in this picture any more. Each ended in
+            its (since_ns, received_ns].
     """
 
     sockets: Sockets
@@ -60,7 +60,6 @@ class Look:
     taken_ns: int
     counters: Records | None = None
     ended: Records | None = None
-    ended_since_ns: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -214,11 +213,11 @@ class Differ:
 
     def _end(self, look: Look, now: _Table, steps: Steps) -> NDArray[np.uint64]:
         """Tell of the sockets that were freed; the keys of what lingers of them, which is nothing new."""
-        if look.ended is None or look.ended_since_ns is None or not len(look.ended):
+        if look.ended is None or not len(look.ended):
             return np.zeros(0, np.uint64)
         untold = ~np.isin(look.ended["cookie"], _as_array(self._told))
         untold &= ~np.isin(keys_of(sockets_of(look.ended)), _as_array(self._told_ends))
-        records, since_ns, before = look.ended[untold], look.ended_since_ns[untold], self._before
+        records, before = look.ended[untold], self._before
         at, known = _find(before.rows["cookie"], records["cookie"])
         known &= records["cookie"] != 0
         rows = sockets_of(records)
@@ -234,7 +233,7 @@ class Differ:
         numbers[known] = before.numbers[at[known]]
         numbers[~known] = self._numbers(int((~known).sum()))
         # A record may wait in the kernel's queue, and a picture may have been taken around a short life.
-        since_ns = since_ns - _RECORD_DELAY_NS
+        since_ns = records["since_ns"] - _RECORD_DELAY_NS
         seen_ns = np.full(len(records), max(self._began_before_ns, 0))
         seen_ns[known] = before.seen_ns[at[known]]
         received_ns = records["received_ns"]

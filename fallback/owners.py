@@ -89,10 +89,15 @@ class OwnerFinder:
         self._owned_before: OrderedDict[int, None] = OrderedDict()
         self._seen: frozenset[int] = frozenset()
 
-    def find(self, wanted: Iterable[int]) -> Owners:
+    def find(self, wanted: Iterable[int], *, everywhere: bool = True) -> Owners:
         """Look for the owners of sockets; inode 0 (nobody's socket) is left out.
 
         A remembered owner is given as long as its process lives, without looking whether it still holds the socket.
+
+        Args:
+            wanted: inodes.
+            everywhere: look at every process; else at those that owned wanted sockets before, and at new ones. A socket that was
+                closed meanwhile is looked for in vain, everywhere.
         """
         search = _Search(self._proc_root, self._cgroups, {int(inode) for inode in wanted} - {0})
         self._recall(search)
@@ -102,7 +107,7 @@ class OwnerFinder:
             except OSError as error:
                 search.note(self._proc_root, error)
             else:
-                for pid in self._in_order(pids):
+                for pid in self._in_order(pids, everywhere):
                     if not search.missing:
                         break
                     search.look_at(pid)
@@ -132,9 +137,9 @@ class OwnerFinder:
             else:
                 del self._known[inode]
 
-    def _in_order(self, pids: set[int]) -> list[int]:
+    def _in_order(self, pids: set[int], everywhere: bool) -> list[int]:
         before = [pid for pid in reversed(self._owned_before) if pid in pids]
-        rest = sorted(pids.difference(before), reverse=True)
+        rest = sorted(pids.difference(before, () if everywhere else self._seen), reverse=True)
         # A stable sort: the new ones first, each kind still from the highest pid on.
         return before + sorted(rest, key=self._seen.__contains__)
 

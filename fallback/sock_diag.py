@@ -10,13 +10,13 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from fallback import netlink
 from fallback.diag_records import DIAG_DTYPE, INET_DIAG_INFO, SOCK_DIAG_BY_FAMILY, Records, parse_datagrams, parse_messages
-from fallback.netlink import Remote
+from fallback.netlink import Bytes, Indexes, Remote
 from tracer.errors import SourceError
 from tracer.events import TcpState
 
@@ -30,6 +30,7 @@ _TCPDIAG_GETSOCK, _REQ_BYTECODE = 18, 1
 _REQUEST: Final = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2: family, protocol, extensions, states, an empty socket id
 _REQUEST_BOTH: Final = struct.Struct("=BxxB48xI4x")  # struct inet_diag_req: family, extensions, an empty socket id, states
 _NOT_KNOWN: Final = (errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.EPERM)
+_ROWS_MAX: Final = 4096  # of 1 kB each, not parsed yet
 _DUMP_BUFFER_BYTES: Final = 1 << 16  # twice what the kernel makes at once
 
 
@@ -38,7 +39,7 @@ class Destroyed:
     """What one read of the multicast brought.
 
     Attributes:
-        records: in order of arrival. They ended in (since_ns, their received_ns], but for the delay of the kernel's work queue.
+        records: in order of arrival. They ended in their (since_ns, received_ns], but for the delay of the kernel's work queue.
         overruns: how often the kernel said ENOBUFS.
         lost: messages dropped in (since_ns, until_ns] of those that the filter lets through; None where the kernel does not count
             them (before 4.12) and overruns is not 0.
@@ -68,6 +69,15 @@ class Snapshot:
     until_ns: int
 
 
+class _Taken(NamedTuple):
+    """Datagrams as they were received together: uint8 (n, slot_bytes), int64 (n,), and the interval in which they came."""
+
+    rows: Bytes
+    lengths: Indexes
+    since_ns: int
+    received_ns: int
+
+
 class DestroyListener:
     """Joins sock_diag's destroy groups of one network namespace. To be closed."""
 
@@ -89,7 +99,10 @@ class DestroyListener:
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
         self._dropped = netlink.dropped(self._sock)
-        self._since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._since_ns = self._read_since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._taken: list[_Taken] = []
+        self._parsed: list[Records] = []
+        self._rows_taken = self._overruns = self._malformed = 0
 
     def fileno(self) -> int:
         """For poll(): readable when something ended."""
@@ -111,28 +124,61 @@ class DestroyListener:
         """
         netlink.attach_filter(self._sock, netlink.destroy_filter(remotes))
 
+    @property
+    def holds(self) -> bool:
+        """Whether records were received that are not read yet."""
+        return bool(self._taken)
+
+    def receive(self) -> None:
+        """Take what waits out of the kernel's queue, for the next `read`; never waits, and costs a tenth of reading.
+
+        Raises:
+            SourceError: the socket died.
+        """
+        since_ns, started_ns = self._since_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        for _ in range(READ_BATCHES_MAX):
+            got = self._receiver.receive()
+            self._overruns += got.overrun
+            if got.empty:
+                self._since_ns = started_ns
+                break
+            if len(got.lengths):
+                now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                self._taken.append(_Taken(got.rows.copy(), got.lengths, since_ns, now_ns))
+                self._rows_taken += len(got.lengths)
+                if self._rows_taken >= _ROWS_MAX:
+                    self._parse()
+
     def read(self) -> Destroyed:
         """All that ended since the last read; never waits.
 
         Raises:
             SourceError: the socket died.
         """
-        parts: list[Records] = []
-        overruns = malformed = 0
-        since_ns, started_ns = self._since_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        for _ in range(READ_BATCHES_MAX):
-            got = self._receiver.receive()
-            overruns += got.overrun
-            if got.empty:
-                self._since_ns = started_ns
-                break
-            if len(got.lengths):
-                parsed, wrong = parse_datagrams(got.rows, got.lengths, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-                parts.append(parsed)
-                malformed += wrong
-        records = np.concatenate(parts) if parts else np.zeros(0, DIAG_DTYPE)
+        since_ns = self._read_since_ns
+        self.receive()
+        self._read_since_ns = self._since_ns
+        self._parse()
+        records = np.concatenate([np.zeros(0, DIAG_DTYPE), *self._parsed])
+        overruns, malformed = self._overruns, self._malformed
+        self._parsed, self._overruns, self._malformed = [], 0, 0
         lost = self._lost(overruns)  # before the clock: what is lost later belongs to the next interval
         return Destroyed(records, overruns, lost, malformed, since_ns, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+    def _parse(self) -> None:
+        """Many at once: a numpy call costs as much for one as for a hundred."""
+        taken, self._taken, self._rows_taken = self._taken, [], 0
+        if not taken:
+            return
+        counts = [len(each.lengths) for each in taken]
+        parsed, wrong = parse_datagrams(
+            np.concatenate([each.rows for each in taken]),
+            np.concatenate([each.lengths for each in taken]),
+            np.repeat([each.since_ns for each in taken], counts),
+            np.repeat([each.received_ns for each in taken], counts),
+        )
+        self._parsed.append(parsed)
+        self._malformed += wrong
 
     def _lost(self, overruns: int) -> int | None:
         before, self._dropped = self._dropped, netlink.dropped(self._sock)
@@ -205,7 +251,7 @@ class Dumper:
             for answer in netlink.request_dump(self._sock, kind, self._sequence, body + condition, self._buffer):
                 starts = np.array([message.start for message in answer.found], np.int64)
                 sizes = np.array([message.length for message in answer.found], np.int64)
-                records, wrong = parse_messages(np.frombuffer(self._buffer, np.uint8), starts, sizes, 0)
+                records, wrong = parse_messages(np.frombuffer(self._buffer, np.uint8), starts, sizes)
                 parts.append(records)
                 malformed += answer.malformed + wrong
                 interrupted |= answer.interrupted

@@ -82,6 +82,7 @@ class PollingSource:
         self._warned: set[str] = set()
         self._warnings: list[str] = []
         self._due_ns = self._walk_due_ns = self._until_ns = self._spent_ns = self._counts_due_ns = 0
+        self._debt_ns = self._searched_ns = 0
         self._poll = select.poll()
         self._queues: dict[int, _View] = {}  # by descriptor
         self._parts: list[Differences] = []
@@ -140,11 +141,21 @@ class PollingSource:
         if now_ns >= self._walk_due_ns:
             self._walk(now_ns)
         batch = self._look(at_once)
-        cost_ns = thread_time_ns() - started_ns + self._spent_ns + _AROUND_NS
-        self._spent_ns = 0
-        self._due_ns = now_ns + max(PERIOD_NS // 2, int(cost_ns / self._cpu_share))
+        self._pay(thread_time_ns() - started_ns + self._spent_ns + _AROUND_NS, now_ns)
         self._nothing = self._batch(no_events(), np.zeros(0, np.uint64))
         return batch
+
+    def _pay(self, cost_ns: int, now_ns: int) -> None:
+        """Wait for the next look until this one, and what was spent since the last, is paid for.
+
+        A search of all processes for owners may cost as much as thirty looks: it is paid for by and by.
+        """
+        searched_ns, self._searched_ns, self._spent_ns = self._searched_ns, 0, 0
+        self._debt_ns += searched_ns
+        cost_ns -= searched_ns
+        paid_ns = min(self._debt_ns, cost_ns)
+        self._debt_ns -= paid_ns
+        self._due_ns = now_ns + max(PERIOD_NS // 2, int((cost_ns + paid_ns) / self._cpu_share))
 
     def _drain(self) -> None:
         """Take records before their queues are full: an ordinary user's holds 330."""
@@ -350,11 +361,20 @@ class PollingSource:
         if os.geteuid():  # the sockets of others would be looked for in vain
             asked = asked[differences.uids[asked] == os.geteuid()]
         if len(asked):
-            found = self._owners.find(differences.inodes[asked].tolist()).found
+            found = self._find_owners(differences.inodes[asked].tolist())
             for index, number in zip(asked.tolist(), differences.inodes[asked].tolist(), strict=True):
                 if number in found:
                     _set_owner(events[index], found[number])
         return differences
+
+    def _find_owners(self, inodes: list[int]) -> dict[int, Owner]:
+        """The owners of sockets, looked for everywhere if the last time is paid for."""
+        if self._debt_ns or self._searched_ns:
+            return self._owners.find(inodes, everywhere=False).found
+        started_ns = thread_time_ns()
+        found = self._owners.find(inodes).found
+        self._searched_ns = thread_time_ns() - started_ns
+        return found
 
     def _forget(self, view: _View) -> None:
         """Inodes of sockets that are gone are used again, by others."""

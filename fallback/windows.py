@@ -18,7 +18,7 @@ from fallback.diag_records import DIAG_DTYPE, DiagFlag, Records
 from fallback.differ import Differ, Look, keys_of, sockets_of
 from fallback.namespaces import Namespace, OpenProcess
 from fallback.proc_net import read_tcp
-from fallback.sock_diag import ALL_STATES, Destroyed, DestroyListener, Dumper
+from fallback.sock_diag import ALL_STATES, DestroyListener, Dumper
 from fallback.sockets import Sockets
 from fallback.watched import Watched
 from fallback.ways import INBOUND
@@ -124,8 +124,7 @@ class DiagWindow:
         self._opens = _Opens(proc_root)
         self._unplaced = 0
         self._listening = np.zeros(0, np.uint16)  # ever: what was accepted on a port outlives its listener
-        self._held: list[tuple[Records, NDArray[np.int64]]] = []
-        self._drained: list[Destroyed] = []
+        self._held: Records = np.zeros(0, DIAG_DTYPE)
         with _netns_of(proc_root, namespace) as netns_fd:
             self._listener = DestroyListener(netns_fd, watched.remotes)
             try:
@@ -163,12 +162,12 @@ class DiagWindow:
         Raises:
             SourceError: the socket died.
         """
-        self._drained.append(self._listener.read())
+        self._listener.receive()
 
     def stirred(self) -> bool:
         """Whether a connection was opened, or something ended, or is left to be judged."""
         opened = self._opens.changed(self.namespace)
-        return opened or bool(self._held or self._drained) or self._listener.pending()
+        return opened or bool(len(self._held)) or self._listener.holds or self._listener.pending()
 
     def look(self, differ: Differ) -> Seen:
         """Dump, and take the records of what ended.
@@ -179,24 +178,17 @@ class DiagWindow:
         Raises:
             SourceError: a socket died, or the kernel refuses.
         """
-        self.drain()
-        before, self._drained = self._drained, []
+        before = self._listener.read()
         snapshot = self._dumper.dump(ALL_STATES & ~_LISTEN, self._watched.remotes)
         after = self._listener.read()
         picture = self._of_interest(snapshot.records, differ.cookies)
         alive = picture["cookie"][picture["state"] != TcpState.TIME_WAIT]
         late = self._of_interest(after.records, differ.cookies)
         judgeable = ~np.isin(late["cookie"], alive) & np.isin(late["cookie"], differ.cookies)
-        parts = [
-            *self._held,
-            *(_since(self._of_interest(each.records, differ.cookies), each.since_ns) for each in before),
-            _since(late[judgeable], after.since_ns),
-        ]
-        self._held = [_since(late[~judgeable], after.since_ns)] if not judgeable.all() else []
-        ended = np.concatenate([records for records, _ in parts])
-        since_ns = np.concatenate([times for _, times in parts])
-        lost = sum(each.overruns if each.lost is None else each.lost for each in (*before, after))
-        malformed = sum(each.malformed for each in (*before, after)) + snapshot.malformed
+        ended = np.concatenate([self._held, self._of_interest(before.records, differ.cookies), late[judgeable]])
+        self._held = late[~judgeable]
+        lost = sum(each.overruns if each.lost is None else each.lost for each in (before, after))
+        malformed = sum(each.malformed for each in (before, after)) + snapshot.malformed
         troubles = [f"{malformed} messages of sock_diag could not be read"] if malformed else []
         if snapshot.interrupted:
             troubles.append("the kernel's table of sockets changed under every dump; some may be missing in it")
@@ -206,9 +198,9 @@ class DiagWindow:
                 "failed, or SO_LINGER 0); they are not shown"
             )
         times_ns = (snapshot.since_ns, snapshot.until_ns)
-        look = Look(sockets_of(picture), *times_ns, picture, ended, since_ns)
+        look = Look(sockets_of(picture), *times_ns, picture, ended)
         missed, self._missed = self._missed, 0
-        return Seen(look, lost, before[0].since_ns, missed=missed, troubles=tuple(troubles))
+        return Seen(look, lost, before.since_ns, missed=missed, troubles=tuple(troubles))
 
     def _of_interest(self, records: Records, cookies: NDArray[np.uint64]) -> Records:
         """Those to what is watched, or with these cookies, but for those that were opened from outside."""
@@ -220,10 +212,6 @@ class DiagWindow:
             self._listening = np.union1d(self._listening, self._dumper.dump(_LISTEN).records["lport"])
             kept &= ~np.isin(records["lport"], self._listening)
         return np.asarray(records[kept], DIAG_DTYPE)
-
-
-def _since(records: Records, since_ns: int) -> tuple[Records, NDArray[np.int64]]:
-    return records, np.full(len(records), since_ns, np.int64)
 
 
 class _netns_of:  # noqa: N801 - a context manager, used as a function

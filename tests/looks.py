@@ -138,7 +138,8 @@ class PlayedWindow:
         if not self._with_records:
             return Seen(Look(sockets_of(picture), self.now_ns, self.now_ns))
         ended = self._kernel.ended(since_ns, self.now_ns)
-        return Seen(Look(sockets_of(picture), self.now_ns, self.now_ns, picture, ended, np.full(len(ended), since_ns, np.int64)))
+        ended["since_ns"] = since_ns
+        return Seen(Look(sockets_of(picture), self.now_ns, self.now_ns, picture, ended))
 
     def drain(self) -> None:
         pass

@@ -174,8 +174,8 @@ class Looking:
         now_ns = self.now_s * SECOND
         records = np.zeros(0, DIAG_DTYPE) if ended is None else ended.copy()
         records["received_ns"] = now_ns
-        since_ns = np.full(len(records), now_ns - SECOND, np.int64)
-        return self.differ.take(Look(picture(*rows), now_ns, now_ns, None, records, since_ns))
+        records["since_ns"] = now_ns - SECOND
+        return self.differ.take(Look(picture(*rows), now_ns, now_ns, None, records))
 
 
 @pytest.fixture

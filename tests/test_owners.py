@@ -45,7 +45,9 @@ def _end(proc: Path, pid: int) -> None:
     (proc / str(pid)).rename(proc / f"ended-{pid}-{len(list(proc.iterdir()))}")
 
 
-def _searched(proc: Path, finder: OwnerFinder, wanted: set[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def _searched(
+    proc: Path, finder: OwnerFinder, wanted: set[int], monkeypatch: pytest.MonkeyPatch, everywhere: bool = True
+) -> list[int]:
     """The pids that were looked at, in their order."""
     opened: list[int] = []
     real = os.open
@@ -57,7 +59,7 @@ def _searched(proc: Path, finder: OwnerFinder, wanted: set[int], monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", noting)
-        finder.find(wanted)
+        finder.find(wanted, everywhere=everywhere)
     return opened
 
 
@@ -108,6 +110,15 @@ def test_owners_before_come_first_then_new_ones_then_the_rest(proc: Path, monkey
     _process(proc, 15)
     _process(proc, 5)
     assert _searched(proc, finder, {4}, monkeypatch) == [10, 15, 5, 30, 20]
+
+
+def test_not_everywhere_is_owners_before_and_new_ones(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = OwnerFinder(proc)
+    finder.find([1000])
+    _process(proc, 15)
+    assert _searched(proc, finder, {3000}, monkeypatch, everywhere=False) == [10, 15]
+    assert _searched(proc, finder, {3000}, monkeypatch, everywhere=False) == [10]
+    assert _searched(proc, finder, {3000}, monkeypatch) == [10, 30]
 
 
 def test_what_was_found_is_remembered_without_a_search(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from fallback import netlink, sock_diag
 from fallback.netlink import Remote
+from fallback.owners import OwnerFinder, Owners
 from fallback.source import PollingSource
 from tests.live import PATIENCE_S, ROOT, Watching, connections, one, ordinary_user, serving, since_the_start, summary
 from tracer.events import is_opening
@@ -444,3 +445,28 @@ def test_a_namespace_that_ends_while_it_is_watched_is_no_trouble(source: str, in
     time.sleep(SLOW_S)
     assert summary(running.stop())["source"] == source
     assert "Traceback" not in running.stderr
+
+
+def test_a_search_of_all_processes_is_paid_for_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    everywhere: list[bool] = []
+    find = OwnerFinder.find
+
+    def slow(finder: OwnerFinder, wanted: list[int], **how: bool) -> Owners:
+        everywhere.append(how.get("everywhere", True))
+        if everywhere[-1]:
+            spin_until = time.thread_time_ns() + 30_000_000
+            while time.thread_time_ns() < spin_until:
+                pass
+        return find(finder, wanted, **how)
+
+    monkeypatch.setattr(OwnerFinder, "find", slow)
+    source = PollingSource("polled")
+    with serving(answer_and_wait) as port, closing(source):
+        source.watch([(Remote(netlink.V4_MAPPED + bytes([127, 0, 0, 1]), 128, port), 1)])
+        source.start()
+        for _ in range(12):
+            with ask(port):
+                source.read(at_once=True)
+    assert everywhere[0] is True
+    assert everywhere.count(True) <= 2
+    assert len(everywhere) >= 8

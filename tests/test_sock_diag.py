@@ -263,6 +263,36 @@ def test_times_lie_in_the_interval_of_the_read(talk: Talk) -> None:
     assert before_ns <= got.since_ns < got.records["received_ns"][0] <= got.until_ns
 
 
+def test_what_is_received_before_it_is_read_keeps_its_own_interval(talk: Talk) -> None:
+    received_ns = []
+    for _ in range(3):
+        client, accepted = talk.pair()
+        accepted.close()
+        client.close()
+        time.sleep(0.1)
+        talk.listener.receive()
+        received_ns.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        assert talk.listener.holds
+    got = talk.listener.read()
+    assert not talk.listener.holds
+    assert len(got.records) == 3
+    edges_ns = [got.since_ns, *received_ns]
+    for record, since_ns, until_ns in zip(got.records, edges_ns, edges_ns[1:], strict=False):
+        assert since_ns - 100_000_000 <= record["since_ns"] < record["received_ns"] <= until_ns
+
+
+def test_records_are_parsed_before_they_take_much_memory(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sock_diag, "_ROWS_MAX", 4)
+    for _ in range(10):
+        client, accepted = talk.pair()
+        accepted.close()
+        client.close()
+    time.sleep(0.1)
+    talk.listener.receive()
+    assert not talk.listener.holds
+    assert len(talk.listener.read().records) == 10
+
+
 def test_a_new_watch_list_is_heard_at_once(talk: Talk) -> None:
     client, accepted = talk.pair()
     talk.listener.watch([Remote(packed("192.0.2.1"), 128, 443)])
@@ -432,7 +462,8 @@ def parse(*datagrams: bytes) -> tuple[Records, int]:
     rows = np.zeros((len(datagrams), 1024), np.uint8)
     for row, datagram in zip(rows, datagrams, strict=True):
         row[: len(datagram)] = np.frombuffer(datagram, np.uint8)
-    return parse_datagrams(rows, np.array([len(datagram) for datagram in datagrams]), 5)
+    lengths = np.array([len(datagram) for datagram in datagrams])
+    return parse_datagrams(rows, lengths, np.full(len(lengths), 4), np.full(len(lengths), 5))
 
 
 def tcp_info(size: int) -> bytes:
@@ -512,5 +543,5 @@ def test_any_change_of_a_message_is_parsed_or_counted(changes: list[tuple[int, i
 def test_any_bytes_of_a_dump_are_parsed_or_counted(bodies: list[bytes]) -> None:
     buffer = np.frombuffer(b"".join(bodies) + b"\0", np.uint8)
     sizes = np.array([len(body) for body in bodies], np.int64)
-    records, malformed = parse_messages(buffer, np.cumsum(sizes) - sizes, sizes, 0)
+    records, malformed = parse_messages(buffer, np.cumsum(sizes) - sizes, sizes)
     assert len(records) + malformed == len(bodies)
