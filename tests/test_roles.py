@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tracer.errors import UsageError
-from tracer.roles import Role, parse_role, role_of
+from tracer.roles import Role, companions, parse_role, role_of
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,14 @@ def test_what_is_no_role_is_said_with_what_is(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_role(text)
     assert all(role.value in str(caught.value) for role in Role if role is not Role.UNKNOWN)
+
+
+@pytest.mark.parametrize("host", ["registry-1.docker.io", "ghcr.io", "quay.io", "gcr.io"])
+def test_companions_of_a_registry_are_known_token_and_blob_hosts(host: str) -> None:
+    assert {role_of(f"{companion}:443") for companion in companions(host)} <= {Role.AUTH, Role.BLOB}
+    assert companions(host)
+
+
+@pytest.mark.parametrize("host", ["", "registry.example", "auth.docker.io", "docker.io"])
+def test_other_hosts_have_no_companions(host: str) -> None:
+    assert companions(host) == ()

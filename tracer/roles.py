@@ -46,6 +46,20 @@ _SUFFIXES = {
     ".blob.core.windows.net": Role.BLOB,
 }
 _QUAY_CDN = ("cdn.quay.io", "cdn01.quay.io", "cdn02.quay.io", "cdn03.quay.io")
+_COMPANIONS = {
+    "registry-1.docker.io": ("auth.docker.io", "production.cloudfront.docker.com", "production.cloudflare.docker.com"),
+    "ghcr.io": ("pkg-containers.githubusercontent.com",),
+    "quay.io": _QUAY_CDN,
+    "gcr.io": ("storage.googleapis.com",),
+}
+
+
+def companions(host: str) -> tuple[str, ...]:
+    """The token server and blob hosts that go with a well-known registry's API; none for every other host.
+
+    Only whole names that serve little else: gitlab.com hands out tokens, but most of what goes there is git.
+    """
+    return _COMPANIONS.get(host, ())
 
 
 def role_of(label: str) -> Role:
