@@ -125,11 +125,15 @@ def test_lines_of_another_form_name_no_home(line: str) -> None:
     assert parse_homes(line, "") == []
 
 
-def test_homes_are_bounded(tmp_path: Path) -> None:
+def test_homes_are_bounded_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
     put(tmp_path, "etc/passwd", "".join(f"u{n}:x:{1000 + n}:1000::/home/u{n}:/bin/sh\n" for n in range(500)))
     for n in range(500):
         put(tmp_path, f"home/u{n}/.docker/config.json", json.dumps({"auths": {f"u{n}.example": {}}}))
-    assert len(specs(look_at(tmp_path))) == HOMES_MAX - 1  # and root's
+    found = look_at(tmp_path)
+    assert len(specs(found)) == HOMES_MAX - 1  # and root's
+    assert found.problems == (
+        f"/etc/passwd: {501 - HOMES_MAX} homes are left out: more than {HOMES_MAX} may hold a configuration",
+    )
 
 
 def test_rootless_engines_have_units_of_their_own(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,11 +70,23 @@ def test_nothing_but_a_regular_file_is_read_and_none_of_them_hangs(tmp_path: Pat
     os.mkfifo(tmp_path / "fifo")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "socket"))
-        for path in (tmp_path, tmp_path / "fifo", Path("/dev/null"), Path("/dev/zero")):
+        for path in (tmp_path, tmp_path / "fifo", tmp_path / "socket", Path("/dev/null"), Path("/dev/zero")):
             with pytest.raises(UnusableFileError, match="is no regular file"):
                 read_text(path)
-        with pytest.raises(UnusableFileError, match="can't be read"):
-            read_text(tmp_path / "socket")
+
+
+def test_what_is_no_regular_file_is_not_even_opened(tmp_path: Path) -> None:
+    """Whoever waits for a FIFO to be opened goes on waiting."""
+    os.mkfifo(tmp_path / "fifo")
+    with subprocess.Popen(["sh", "-c", 'echo ready; echo > "$0"', str(tmp_path / "fifo")], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+        for _ in range(100):
+            with pytest.raises(UnusableFileError, match="is no regular file"):
+                read_text(tmp_path / "fifo")
+            time.sleep(0.005)
+        assert writer.poll() is None
+        writer.kill()
 
 
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:

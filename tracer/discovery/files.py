@@ -10,7 +10,6 @@ from pathlib import Path
 FILE_BYTES_MAX = 1 << 20
 ENTRIES_MAX = 10_000
 """Of a folder, all looked at to find those that are wanted, which are read in the order of their names."""
-# A FIFO without a writer must not hang us, nor a terminal become ours.
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ESRCH)
 """Not there, or a process that ended: no problem."""
@@ -27,17 +26,11 @@ def read_bytes(path: Path) -> bytes | None:
         UnusableFileError: it can't be read, is no regular file, or is larger than FILE_BYTES_MAX.
     """
     try:
-        fd = os.open(path, _FLAGS)
+        place_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnusableFileError("is no regular file")
-            content = b"" if status.st_size > FILE_BYTES_MAX else _read(fd)
-            if max(status.st_size, len(content)) > FILE_BYTES_MAX:
-                raise UnusableFileError(f"is larger than {FILE_BYTES_MAX} bytes")
-            return content
+            return _read_at(place_fd)
         finally:
-            os.close(fd)
+            os.close(place_fd)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         _unless_missing(error)
         return None
@@ -106,6 +99,32 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a loop of links: no folder, and as a file it will say so
         return False
+
+
+def _read_at(place_fd: int) -> bytes:
+    """The content of the file that an O_PATH descriptor is about.
+
+    It is opened only once it is known to be regular: a user's link may lead to a device, and opening some has effects (a watchdog
+    starts and later reboots the machine), as has opening a FIFO, whose writer goes on.
+
+    Raises:
+        UnusableFileError: it is no regular file, or is larger than FILE_BYTES_MAX.
+        OSError: it can't be read.
+    """
+    status = os.fstat(place_fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise UnusableFileError("is no regular file")
+    try:
+        fd = os.open(f"/proc/self/fd/{place_fd}", _FLAGS)
+    except FileNotFoundError:
+        raise UnusableFileError("can't be read: /proc is not mounted") from None
+    try:
+        content = b"" if status.st_size > FILE_BYTES_MAX else _read(fd)
+    finally:
+        os.close(fd)
+    if max(status.st_size, len(content)) > FILE_BYTES_MAX:
+        raise UnusableFileError(f"is larger than {FILE_BYTES_MAX} bytes")
+    return content
 
 
 def _read(fd: int) -> bytes:

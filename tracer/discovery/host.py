@@ -150,6 +150,9 @@ def _known_homes(root: Path, environ: Mapping[str, str], deadline: float) -> tup
     homes = {home.path: home for home in (_Home("/root", 0), *tuple(known)) if home.path}
     if own.startswith("/"):
         homes.setdefault(own, _Home(own, None))
+    more = len(homes) - HOMES_MAX
+    if more > 0:
+        task.look.problem("/etc/passwd", f"{more} homes are left out: more than {HOMES_MAX} may hold a configuration")
     return list(homes.values())[:HOMES_MAX], task
 
 
