@@ -106,9 +106,9 @@ def test_the_environment_names_proxies_and_folders(tmp_path: Path) -> None:
 
 
 def test_homes_that_are_given_are_the_only_ones(tmp_path: Path) -> None:
-    for home in ("root", "srv/anna"):
+    for home in ("root", "srv/user"):
         put(tmp_path, f"{home}/.docker/config.json", json.dumps({"auths": {f"{home.replace('/', '-')}.example": {}}}))
-    assert specs(look_at(tmp_path, homes=[Path("/srv/anna")])) == ["srv-anna.example:443"]
+    assert specs(look_at(tmp_path, homes=[Path("/srv/user")])) == ["srv-user.example:443"]
 
 
 def test_the_homes_of_the_caller_come_before_those_of_other_ordinary_users() -> None:

@@ -38,7 +38,7 @@ PARSERS: dict[str, Callable[[str], Reading]] = {
     "registries.yaml": lambda text: parse_rancher(text, PLACE),
 }
 SKELETONS: dict[str, list[tuple[str, ...]]] = {
-    "daemon.json": [("registry-mirrors",), ("insecure-registries",), ("proxies",), ("proxies", "http-proxy"), ("https-proxy",)],
+    "daemon.json": [("registry-mirrors",), ("insecure-registries",), ("proxies",), ("proxies", "http-proxy")],
     "config.json": [("auths",), ("credHelpers",), ("auths", "a.example")],
     "config.toml": [
         ("imports",), ("plugins",), ("plugins", CRI), ("plugins", CRI, "registry"), ("plugins", CRI, "registry", "config_path"),

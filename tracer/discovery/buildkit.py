@@ -1,4 +1,4 @@
-"""BuildKit's buildkitd.toml. Pure. docs.docker.com, "buildkitd.toml configuration", 2026."""
+"""BuildKit's buildkitd.toml. Pure. docs.docker.com, "buildkitd.toml"."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """containerd's files: config.toml in its versions 1 to 3, and the folder of registries with its hosts.toml. Pure.
 
-containerd docs/hosts.md and docs/cri/registry.md, v2.1. Whatever version a file says it is, each plug-in is looked for under all
+containerd docs/hosts.md and docs/cri/registry.md. Whatever version a file says it is, each plug-in is looked for under all
 its names: a file that was half migrated still shows what was meant.
 """
 

@@ -1,6 +1,6 @@
 """registries.conf of podman, CRI-O, skopeo and buildah, in both its versions. Pure.
 
-containers-registries.conf(5) and containers-registries.conf.d(5), containers/image v5.36.
+containers-registries.conf(5) and containers-registries.conf.d(5); the first version is in the former's oldest editions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Docker's files: the daemon's configuration, and the names that clients have credentials for. Pure.
 
-dockerd's daemon.json: docs.docker.com, "dockerd", 2026; moby daemon/config. Files of credentials are Docker's config.json and
-containers-auth.json(5), which has the same form.
+daemon.json: docs.docker.com, "dockerd". Files of credentials are Docker's config.json and containers-auth.json(5), which has the
+same form.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from tracer.discovery.gathering import Gathering
 from tracer.discovery.proxies import take_proxy
 from tracer.roles import Role
 
-_PROXIES = ("http-proxy", "https-proxy")
-
 
 def parse_daemon(text: str, place: str) -> Reading:
     """The mirrors of Docker Hub, insecure registries and proxies in a daemon.json."""
@@ -26,11 +24,8 @@ def parse_daemon(text: str, place: str) -> Reading:
     gathering.take_all(content.get("registry-mirrors"), "registry-mirrors", Role.MIRROR, of=HUB_NAME)
     for entry, value in gathering.items(content.get("insecure-registries"), "insecure-registries"):
         take_insecure(gathering, value, "insecure-registries", entry)
-    # Before 23.0 the proxies stood at the top, by the names of the flags; now they have a table.
-    for key in _PROXIES:
-        take_proxy(gathering, content.get(key), key)
     proxies = gathering.table(content, "proxies")
-    for key in _PROXIES:
+    for key in ("http-proxy", "https-proxy"):
         take_proxy(gathering, proxies.get(key), f"proxies.{key}")
     return gathering.reading()
 

@@ -1,6 +1,6 @@
 """registries.yaml of k3s and rke2. Pure.
 
-docs.k3s.io, "Private registry configuration", 2026; rke2 reads the same form.
+docs.k3s.io, "Private registry configuration"; rke2 reads the same form.
 """
 
 from __future__ import annotations
