@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Container
 from pathlib import Path
 
+import dns.message
 import pytest
 
 from tests import dns_server
@@ -21,6 +22,7 @@ from tests.conftest import skip_or_fail
 from tests.dns_server import DnsServer
 from tracer.errors import SourceError
 from tracer.names.answers import PACKETS_MAX, AnswerWatcher
+from tracer.names.book import NameBook
 from tracer.names.records import Answer
 from tracer.names.resolver import Resolver
 
@@ -57,7 +59,7 @@ def in_a_namespace(work: Callable[[], None]) -> None:
 
 
 def read_until(
-    watcher: AnswerWatcher, enough: Callable[[list[Answer]], bool], wanted: Collection[str] | None = None
+    watcher: AnswerWatcher, enough: Callable[[list[Answer]], bool], wanted: Container[str] | None = None
 ) -> list[Answer]:
     """What was seen until it is enough, or patience ends."""
     seen: list[Answer] = []
@@ -148,10 +150,10 @@ def test_what_came_before_the_watcher_is_not_seen_and_what_comes_after_is() -> N
     in_a_namespace(work)
 
 
-def flood(n_packets: int) -> None:
+def flood(n_packets: int, treatment: dns_server.Treatment | None = None) -> None:
     """So many answers from 127.0.0.1:53, to nobody."""
-    query = dns_server.dns.message.make_query(NAME, "A", id=1)
-    reply = dns_server.response(query, f"{NAME}. 30 A {A}").to_wire()
+    (reply,) = (treatment or dns_server.answers(A))(dns.message.make_query(NAME, "A"), False)
+    assert isinstance(reply, bytes)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.bind(("127.0.0.1", 53))
         for _ in range(n_packets):
@@ -164,6 +166,30 @@ def test_one_read_takes_a_bounded_number_of_packets() -> None:
             flood(PACKETS_MAX)
             assert 0 < len(watcher.read()) < PACKETS_MAX
             assert watcher.dropped == 0
+
+    in_a_namespace(work)
+
+
+def test_one_read_takes_a_bounded_number_of_bytes_and_the_next_the_rest() -> None:
+    def work() -> None:
+        with AnswerWatcher(receive_bytes=1 << 24) as watcher:
+            flood(8, dns_server.many(4000))
+            counts = [len(watcher.read()) for _ in range(4)]
+        assert counts == [3, 3, 2, 0]
+
+    in_a_namespace(work)
+
+
+def test_a_book_learns_what_this_hosts_programs_are_told_of_its_names_only() -> None:
+    def work() -> None:
+        book = NameBook([NAME])
+        zone = {NAME: dns_server.answers(A, C), "other.example": dns_server.answers("10.0.0.9")}
+        with AnswerWatcher() as watcher, DnsServer(zone, 53) as server:
+            looked_up(server, "other.example")
+            looked_up(server)
+            for answer in read_until(watcher, lambda answers: len(answers) >= 2, book):
+                book.take(answer, 0, overheard=True)
+        assert book.addresses(NAME) == (A, C)
 
     in_a_namespace(work)
 

@@ -17,8 +17,8 @@ from tracer.names.records import Answer
 from tracer.names.resolver import Resolver
 
 NAME = "registry.example"
-AT_ONCE_S = 0.1
 PATIENCE_S = 20.0
+AT_ONCE_S = 1.0  # far more than it takes, far less than a look-up hangs
 
 
 def found(name: str) -> Answer:
@@ -84,7 +84,7 @@ def test_twenty_dead_names_do_not_hold_up_another(hanging: Callable[[str], Answe
 def test_closing_does_not_wait_for_a_look_up_that_hangs(hanging: Callable[[str], Answer]) -> None:
     follower = NameFollower(hanging)
     follower.ask([f"dead{at}.example" for at in range(20)])
-    assert took_s(follower.close) < 0.2 + AT_ONCE_S
+    assert took_s(follower.close) < AT_ONCE_S
 
 
 def test_after_closing_nobody_is_told_anything(hanging: Callable[[str], Answer], gate: threading.Event) -> None:
@@ -100,7 +100,7 @@ def test_after_closing_nobody_is_told_anything(hanging: Callable[[str], Answer],
 def test_waiting_ends_at_its_deadline(hanging: Callable[[str], Answer]) -> None:
     with NameFollower(hanging) as follower:
         follower.ask(["dead.example", NAME])
-        assert took_s(lambda: follower.wait(0.1)) < 0.1 + 5 * AT_ONCE_S
+        assert took_s(lambda: follower.wait(0.1)) < AT_ONCE_S
         assert not follower.wait(0)
 
 
@@ -119,7 +119,10 @@ def test_no_more_look_ups_run_at_once_than_allowed(gate: threading.Event) -> Non
 
     with NameFollower(look_up, workers_max=3) as follower:
         follower.ask(f"n{at}.example" for at in range(10))
-        follower.wait(0.1)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while len(running) < 3 and time.monotonic() < deadline_s:
+            time.sleep(0.005)
+        follower.wait(0.05)
         assert len(running) == 3
         gate.set()
         assert follower.wait(PATIENCE_S)
@@ -209,6 +212,17 @@ def test_a_name_that_rotates_and_fails_in_every_way_loses_nothing(tmp_path: Path
                 follow(book, follower, turn * 60_000_000_000)
                 assert {"10.0.0.1", "2001:db8::1"} <= set(book.addresses(NAME))
     assert set(book.addresses(NAME)) == {"10.0.0.1", "2001:db8::1", "10.0.0.2"}
+
+
+@pytest.mark.usefixtures("gate")
+def test_a_server_that_never_answers_stalls_neither_questions_nor_the_end(tmp_path: Path) -> None:
+    names = [f"n{at}.example" for at in range(20)]
+    with DnsServer(dict.fromkeys(names, dns_server.never)) as server:
+        follower = NameFollower(Resolver(nameservers=[server.address], hosts_path=tmp_path / "none", lifetime_s=2.5).look_up)
+        assert took_s(lambda: follower.ask(names)) < AT_ONCE_S
+        assert took_s(follower.answers) < AT_ONCE_S
+        assert not follower.wait(0.1)
+        assert took_s(follower.close) < AT_ONCE_S
 
 
 @pytest.mark.usefixtures("gate")

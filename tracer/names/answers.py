@@ -18,7 +18,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,6 +28,8 @@ from tracer.names.records import Answer
 from tracer.names.wire import parse_message
 
 PACKETS_MAX: Final = 256
+_READ_BYTES_MAX: Final = 1 << 17
+"""Of each protocol in one read: ordinary answers are far smaller, and forged ones of this size take some 30 ms to parse."""
 _RECEIVE_BYTES: Final = 1 << 20
 _PACKET_BYTES_MAX: Final = 1 << 16
 # What CPython's socket module does not name: asm-generic/socket.h (other numbers on sparc, parisc, mips), linux/if_packet.h.
@@ -110,25 +112,31 @@ class AnswerWatcher:
             ) from error
 
     def read(self, wanted: Container[str] | None = None) -> list[Answer]:
-        """What came since the last call, at most PACKETS_MAX packets of it; never waits.
+        """What came since the last call, at most PACKETS_MAX packets of it, and the rest at the next calls; never waits.
 
         Args:
             wanted: names of interest, lower case; None: all.
         """
         answers = []
         for each in self._sockets:
-            for _ in range(PACKETS_MAX // len(self._sockets)):
-                try:
-                    n_bytes = each.recv_into(self._buffer)
-                except OSError:  # nothing left; or an interface went down, which is told once
-                    break
-                for message in dns_messages(bytes(self._buffer[:n_bytes])):
-                    answer = parse_message(message, wanted)
-                    if answer is not None:
-                        answers.append(answer)
+            for packet in self._packets(each):
+                parsed = (parse_message(message, wanted) for message in dns_messages(packet))
+                answers += [answer for answer in parsed if answer is not None]
             with contextlib.suppress(OSError, struct.error):
                 self.dropped += _STATISTICS.unpack(each.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))[1]
         return answers
+
+    def _packets(self, opened: socket.socket) -> Iterator[bytes]:
+        left_bytes = _READ_BYTES_MAX
+        for _ in range(PACKETS_MAX // len(self._sockets)):
+            if left_bytes <= 0:
+                return
+            try:
+                n_bytes = opened.recv_into(self._buffer)
+            except OSError:  # nothing left; or an interface went down, which is told once
+                return
+            left_bytes -= n_bytes
+            yield bytes(self._buffer[:n_bytes])
 
     def close(self) -> None:
         """See no more."""
