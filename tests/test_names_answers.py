@@ -20,6 +20,7 @@ import pytest
 from tests import dns_server
 from tests.conftest import skip_or_fail
 from tests.dns_server import DnsServer
+from tests.test_names_packets import ipv4, udp
 from tracer.errors import SourceError
 from tracer.names.answers import PACKETS_MAX, AnswerWatcher
 from tracer.names.book import NameBook
@@ -134,6 +135,21 @@ def test_other_packets_do_not_reach_the_watcher() -> None:
             for each in watcher._sockets:
                 with pytest.raises(BlockingIOError):
                     each.recv(1)
+
+    in_a_namespace(work)
+
+
+@pytest.mark.parametrize(("destination", "n_seen"), [(bytes(6), 1), (b"\x02" * 6, 0)], ids=["this host", "another"])
+def test_answers_to_other_hosts_that_a_sniffer_lets_in_are_not_seen(destination: bytes, n_seen: int) -> None:
+    def work() -> None:
+        query = dns.message.make_query(NAME, "A")
+        (reply,) = dns_server.answers(A)(query, False)
+        assert isinstance(reply, bytes)
+        with AnswerWatcher() as watcher, socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind(("lo", 0))
+            sender.send(destination + bytes(6) + b"\x08\0" + ipv4(udp(reply)))
+            time.sleep(0.05)
+            assert len(watcher.read()) == n_seen
 
     in_a_namespace(work)
 

@@ -232,6 +232,16 @@ def test_a_flood_of_forged_answers_pushes_no_true_address_out() -> None:
     assert len(book.addresses(NAME)) == ADDRESSES_MAX
 
 
+def test_an_overheard_address_that_a_look_up_confirmed_is_like_any_other() -> None:
+    book = NameBook([NAME])
+    book.take(answered(A), 0, overheard=True)
+    book.take(answered(A), 1 * S)
+    book.take(answered(B), 2 * S)
+    book.take(answered(*many(ADDRESSES_MAX, 5000)), 3 * S, overheard=True)
+    book.take(answered(D), 4 * S)
+    assert {A, B, D} <= set(book.addresses(NAME))
+
+
 # --- what is told ---
 
 

@@ -70,6 +70,22 @@ def test_asking_and_collecting_never_wait_for_a_look_up(hanging: Callable[[str],
         assert took_s(follower.answers) < AT_ONCE_S
 
 
+def test_a_name_that_is_being_looked_up_is_not_looked_up_twice(gate: threading.Event) -> None:
+    called: list[str] = []
+
+    def look_up(name: str) -> Answer:
+        called.append(name)
+        gate.wait(PATIENCE_S)
+        return found(name)
+
+    with NameFollower(look_up) as follower:
+        for _ in range(5):
+            follower.ask([NAME])
+        gate.set()
+        assert follower.wait(PATIENCE_S)
+    assert called == [NAME]
+
+
 def test_twenty_dead_names_do_not_hold_up_another(hanging: Callable[[str], Answer]) -> None:
     with NameFollower(hanging) as follower:
         follower.ask([*(f"dead{at}.example" for at in range(20)), NAME])

@@ -75,7 +75,7 @@ def test_aliases_in_a_circle_end_in_a_problem(server: DnsServer, resolver: Resol
     answer = resolver.look_up(NAME)
     assert answer.addresses == ()
     assert answer.problem
-    assert len(server.asked) < 40
+    assert len(server.asked) < 10
 
 
 def test_a_truncated_answer_is_asked_for_by_tcp(server: DnsServer, resolver: Resolver) -> None:
@@ -174,6 +174,10 @@ def test_a_dead_first_server_leaves_time_for_the_second(server: DnsServer, tmp_p
         silent.bind(("127.0.0.1", 0))
         both = [silent.getsockname(), server.address]
         assert Resolver(nameservers=both, hosts_path=tmp_path / "hosts").look_up(NAME).addresses == (A, C)
+        silent.setblocking(False)
+        silent.recv(512)
+        with pytest.raises(BlockingIOError):  # for the second type the one that answers was asked first
+            silent.recv(512)
 
 
 def test_an_answer_that_comes_late_but_in_time_counts(server: DnsServer, resolver: Resolver) -> None:

@@ -124,9 +124,9 @@ def test_a_truncated_response_counts_if_its_records_are_whole() -> None:
 
 
 POINTERS = {
-    "itself": b"\xc0\x1e",
+    "itself": b"\xc0\x22",
     "forward": b"\xc0\xff" + bytes(300),
-    "its own middle": b"\x01a\x01b\xc0\x1e",
+    "its own middle": b"\x01a\x01b\xc0\x24",
     "nowhere": b"\xc0",
     "reserved": b"\x40a",
     "label cut off": b"\x3fabc",
@@ -138,6 +138,15 @@ POINTERS = {
 @pytest.mark.parametrize("name", POINTERS.values(), ids=POINTERS.keys())
 def test_names_that_are_none_make_no_answer(name: bytes) -> None:
     assert parse_message(HEADER + QUESTION + name + struct.pack("!HHIH", 1, 1, 30, 4) + b"\x0a\0\0\1") is None
+
+
+def test_a_name_that_is_too_long_with_what_it_points_to_makes_no_answer() -> None:
+    long = b"".join(b"\x3c" + bytes([letter]) * 60 for letter in b"abcd") + b"\0"
+    question = long + struct.pack("!HH", 1, 1)
+    alias = b"\xc0\x0c" + struct.pack("!HHIH", 5, 1, 30, 23) + b"\x14" + b"x" * 20 + b"\xc0\x0c"
+    address = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 30, 4) + b"\x0a\0\0\1"
+    assert parse_message(HEADER + question + address) is not None
+    assert parse_message(HEADER[:6] + b"\0\2" + HEADER[8:] + question + address + alias) is None
 
 
 def test_an_address_of_another_length_makes_no_answer() -> None:

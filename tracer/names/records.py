@@ -70,10 +70,9 @@ def answer_of(name: str, asked: str, records: Iterable[Record]) -> Answer:
     chain, ttls_s = [asked], []
     while chain[-1] not in at_name and chain[-1] in aliases:
         alias = aliases[chain[-1]]
-        target = str(alias.value)
-        if target in chain or len(chain) > CHAIN_MAX:
+        if len(chain) > CHAIN_MAX:  # in a circle, most likely
             return Answer(name, (), 0, tuple(chain[1:]), "its aliases (CNAME) have no end")
-        chain.append(target)
+        chain.append(str(alias.value))
         ttls_s.append(alias.ttl_s)
     found = at_name.get(chain[-1], [])
     addresses, problem = connectable(ipaddress.ip_address(record.value) for record in found)
