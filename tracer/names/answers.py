@@ -36,9 +36,7 @@ _PACKET_BYTES_MAX: Final = 1 << 16
 _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 26, 33
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _STATISTICS: Final = struct.Struct("=II")  # struct tpacket_stats: packets, drops; reading sets both to 0
-_ADDRESS: Final = struct.Struct(
-    "=H2si12x"
-)  # struct sockaddr_ll: family, protocol in network byte order, interface; the rest unused
+_ADDRESS: Final = struct.Struct("=H2si12x")  # struct sockaddr_ll: family, protocol in network byte order, interface; rest unused
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 # Classic BPF, linux/bpf_common.h; offsets count from the network header.
 _LD_H, _LD_B, _LD_H_X, _LDX_HEADER, _JEQ, _JSET, _RET = 0x28, 0x30, 0x48, 0xB1, 0x15, 0x45, 0x06
@@ -51,6 +49,7 @@ _V6_EXTENSIONS: Final = (0, 43, 60)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 Instruction = tuple[int, int, int, int]
+"""struct sock_filter: operation, how many to pass over if its condition holds and if it doesn't, constant."""
 _ACCEPT: Final[Instruction] = (_RET, 0, 0, _PACKET_BYTES_MAX)
 _REFUSE: Final[Instruction] = (_RET, 0, 0, 0)
 IPV4_FILTER: Final[tuple[Instruction, ...]] = (
@@ -79,7 +78,6 @@ IPV6_FILTER: Final[tuple[Instruction, ...]] = (
     _REFUSE,
     _ACCEPT,
 )
-"""Jumps are (operation, instructions to pass over if it holds, if it doesn't, constant)."""
 
 
 class AnswerWatcher:
