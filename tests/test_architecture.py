@@ -21,7 +21,7 @@ CORE = (
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
     "discovery/rancher", "discovery/units", "names/records", "names/book", "names/packets", "names/wire", "owners/owner",
-    "owners/cgroups", "owners/register",
+    "owners/cgroups", "owners/register", "owners/masking", "owners/secret_text",
     *(path.relative_to(ROOT / "tracer").with_suffix("").as_posix() for path in sorted((ROOT / "tracer/rules").rglob("*.py"))),
 )  # fmt: skip
 """Modules of tracer that take values and return values, the rules among them."""
