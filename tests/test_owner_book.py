@@ -309,6 +309,16 @@ def test_more_processes_than_one_call_may_look_at_wait_for_the_next(proc: Path) 
     ]
 
 
+def test_a_call_without_time_makes_one_look(proc: Path) -> None:
+    book = _book(proc, budget_ns=0)
+    first = book.resolve([(10, -1, NOW), (20, -1, NOW)], NOW)
+    assert [[detail.pid for detail in details] for details in (first, book.resolve([], NOW), book.resolve([], NOW))] == [
+        [10],
+        [20],
+        [],
+    ]
+
+
 def test_what_can_not_wait_is_counted_and_told(proc: Path) -> None:
     book = _book(proc, looks_per_call=0)
     book.resolve(((pid, -1, NOW) for pid in range(1, 20_000)), NOW)

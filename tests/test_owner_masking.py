@@ -167,6 +167,15 @@ def test_long_words_of_hex_digits_are_hidden(secret: str) -> None:
     assert _shown("program", secret) == "program ***"
 
 
+@pytest.mark.parametrize(
+    "argument",
+    ['{"registry":{"auth":"Qz7"}}', "auth[password]=Qz7", 'os.environ["TOKEN"]="Qz7"; pull()', "{'a': 1, 'token': 'Qz7 Qz7'}"],
+)
+def test_names_in_brackets_and_quotes_are_told(argument: str) -> None:
+    assert MARK not in _shown("program", argument)
+    assert MARK not in _shown("python3", "-c", argument)
+
+
 def test_a_private_key_is_hidden() -> None:
     assert MARK not in _shown("program", f"-----BEGIN EC PRIVATE KEY-----\n{MARK}\n-----END EC PRIVATE KEY-----")
 

@@ -10,6 +10,7 @@ new.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,7 +23,8 @@ from tracer.owners.owner import UNKNOWN, OwnerDetail
 from tracer.owners.processes import Process, read_process, read_stat
 from tracer.owners.register import CAPACITY_PIDS, OwnerRegister
 
-LOOKS_PER_CALL = 500  # 50 ms; the ring holds more than a second
+LOOKS_PER_CALL = 500
+BUDGET_NS = 60_000_000  # the ring holds more than a second; a command line made to be slow takes 11 ms
 WAITING_MAX = 1 << 13
 LOOK_AGAIN_NS = 1_000_000_000
 
@@ -41,6 +43,7 @@ class OwnerBook:
         tree: CgroupTree | None = None,
         capacity: int = CAPACITY_PIDS,
         looks_per_call: int = LOOKS_PER_CALL,
+        budget_ns: int = BUDGET_NS,
     ) -> None:
         """Take the places.
 
@@ -50,6 +53,7 @@ class OwnerBook:
             tree: the cgroups; None: those that /proc/self/mountinfo shows.
             capacity: pids to remember.
             looks_per_call: processes to look at in one `resolve`; more wait for the next.
+            budget_ns: after how long `resolve` begins no further look.
         """
         self._proc_root = proc_root
         self._tree = tree or CgroupTree(proc_root)
@@ -57,6 +61,7 @@ class OwnerBook:
         self._register = OwnerRegister(capacity)
         self._capacity = max(1, capacity)
         self._looks_per_call = looks_per_call
+        self._budget_ns = budget_ns
         self._looked_ns: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._waiting: OrderedDict[tuple[int, int], int] = OrderedDict()
         self.skipped = 0
@@ -94,7 +99,8 @@ class OwnerBook:
                     self.skipped += 1
         found: list[OwnerDetail] = []
         looks = 0
-        while self._waiting and looks < self._looks_per_call:
+        ends_ns = time.monotonic_ns() + self._budget_ns
+        while self._waiting and looks < self._looks_per_call and (not looks or time.monotonic_ns() < ends_ns):
             (pid, cgroup_id), opened_ns = self._waiting.popitem(last=False)
             one = pid, cgroup_id, opened_ns
             if self._is_due(one, now_ns):

@@ -14,7 +14,7 @@ _SECRET_NAME = re.compile(
 )
 # --password-file, --authfile, --password-stdin, credential.helper: what follows says where a secret is, or nothing follows.
 _NAME_OF_PLACE = re.compile(r"(?:file|files|path|dir|directory|stdin|helper|helpers|store)\Z", re.IGNORECASE)
-_NAME = re.compile(r"""(?<![\w.-])-{0,2}(?P<name>\w[\w.-]*)(?P<quote>\\?["']?)\s*(?P<separator>[=:])\s*""")
+_NAME = re.compile(r"""(?<![\w.-])-{0,2}(?P<name>\w[\w.-]*)(?P<quote>\\?["']?\]?)\s*(?P<separator>[=:])\s*""")
 # image:tag looks like a header without a blank, so its name must end with the word: auth-server:1.2, but X-Auth-Token:abc
 _HEADER_NAME = re.compile(r"(?:authorization|auth|cookie|passw(?:or)?d|pass|secret|token|key|cred(?:ential)?s?)\Z", re.IGNORECASE)
 _SCHEMES = frozenset({"basic", "bearer", "token", "negotiate", "digest", "apikey"})
@@ -59,8 +59,8 @@ def is_container_id(word: str) -> bool:
 def name_of_secret(text: str) -> tuple[int, int] | None:
     """Where the first name with a secret behind it begins, and where its value does; None: there is none.
 
-    That is NAME=value, --name=value, "Name: value", {"name": "value"} and ?name=value. Where the value ends is not told: secrets
-    hold separators, so all the rest is taken for one.
+    That is NAME=value, --name=value, "Name: value", {"name": "value"}, ?name=value and [name]=value. Where the value ends is not
+    told: secrets hold separators, so all the rest is taken for one.
     """
     for match in _NAME.finditer(text):
         name = match["name"]
