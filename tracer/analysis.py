@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,9 +18,12 @@ from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import SIDE_BY_REASON, SIDES, ChurnCounter
 from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, is_transition
-from tracer.findings import Finding, Severity
+from tracer.facts import EndpointFact, Fact
+from tracer.findings import Finding, Severity, Suspect
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
 from tracer.lifetimes import Lifetimes
+from tracer.owners.owner import OwnerDetail
+from tracer.owners.register import OwnerRegister
 from tracer.roles import Role, role_of
 from tracer.rows import Connections, blank_connections, by_endpoint
 from tracer.rules.engine import Engine
@@ -70,6 +73,9 @@ class Analysis:
 
     Attributes:
         endpoints: label by endpoint id.
+        known: what else is known of endpoints, by id.
+        addresses: of endpoints, those they have now, by id.
+        owners: what is known of those who open connections.
     """
 
     def __init__(
@@ -90,6 +96,9 @@ class Analysis:
             roles: of endpoints by id, as a capture says them; settings win, then this, then what the name says.
         """
         self.endpoints: dict[int, str] = {}
+        self.known: dict[int, EndpointFact] = {}
+        self.addresses: dict[int, dict[str, None]] = {}
+        self.owners = OwnerRegister()
         self._settings = settings or RuleSettings()
         self._roles = dict(roles or {})
         self._learn(endpoints)
@@ -124,6 +133,22 @@ class Analysis:
             elif number not in self._roles and (known := role_of(label)) is not Role.UNKNOWN:
                 self._roles[number] = known
 
+    def _take(self, fact: Fact) -> None:
+        """Learn a fact."""
+        if isinstance(fact, OwnerDetail):
+            self.owners.add(fact)
+        elif isinstance(fact, EndpointFact):
+            self.known[fact.endpoint_id] = fact
+            if fact.role is not Role.UNKNOWN:
+                self._roles[fact.endpoint_id] = fact.role
+            self._learn({fact.endpoint_id: fact.label})
+        else:
+            addresses = self.addresses.setdefault(fact.endpoint_id, {})
+            if fact.added:
+                addresses[fact.address] = None
+            else:
+                addresses.pop(fact.address, None)
+
     @property
     def roles(self) -> dict[int, Role]:
         """What endpoints are for, by id, those that are known."""
@@ -147,6 +172,8 @@ class Analysis:
     def feed(self, batch: EventBatch) -> Progress:
         """Take the next batch."""
         self._learn(dict(batch.endpoints))
+        for fact in batch.facts:
+            self._take(fact)
         if batch.switched:
             self._source, self._resolution_ns = batch.source, batch.resolution_ns
             self._view.source, self._view.resolution_ns = batch.source, batch.resolution_ns
@@ -173,11 +200,24 @@ class Analysis:
             pieces.append(self._feed_piece(batch, start, end))
         if batch.until_ns:
             findings += self._advance(batch.until_ns)
-        return Progress(pieces[0] if len(pieces) == 1 else np.concatenate([blank_connections(0), *pieces]), findings)
+        ended = pieces[0] if len(pieces) == 1 else np.concatenate([blank_connections(0), *pieces])
+        return Progress(ended, [self._named(finding) for finding in findings])
 
     def close(self) -> list[Finding]:
         """The trace is over: judge what came last. Findings that are open stay open."""
-        return self._engine.close()
+        return [self._named(finding) for finding in self._engine.close()]
+
+    def _named(self, finding: Finding) -> Finding:
+        """With what is known of its suspects."""
+        if not len(self.owners):
+            return finding
+        return replace(finding, suspects=tuple(self._suspect(suspect, finding.at_ns) for suspect in finding.suspects))
+
+    def _suspect(self, suspect: Suspect, at_ns: int) -> Suspect:
+        detail = self.owners.find(suspect.pid, at_ns, suspect.cgroup_id)
+        if detail is None:
+            return suspect
+        return replace(suspect, container=detail.container or None, unit=detail.unit or None, cmdline=detail.cmdline or None)
 
     def _advance(self, now_ns: int) -> list[Finding]:
         """Let time pass, up to before what happens now."""
@@ -262,7 +302,7 @@ class Analysis:
             endpoints,
             self._cadence.cadences() if with_cadences else {},
             unknown,
-            tuple(self._engine.open),
+            tuple(map(self._named, self._engine.open)),
             self._engine.episodes,
             tuple(self._engine.abstained()),
             self._opened,

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer.errors import SourceError
+
+if TYPE_CHECKING:
+    from tracer.facts import Fact
 
 EVENT_DTYPE = np.dtype(
     [
@@ -140,6 +143,7 @@ class EventBatch:
         endpoints: labels by endpoint id that became known with this batch (a watch list may grow while it runs).
         opened, counted: connections that were seen to open since the batch before, and how many the kernel says there were, to
             any address; both 0 where the source does not measure itself so.
+        facts: what became known before these events: endpoints, their addresses, owners.
         kernel: the kernel's own totals, where the source looked at them; None: it did not.
         switched: why another source goes on from here; `source` is its name then, and in [lost_since_ns, lost_until_ns) nobody
             knows what was lost. "": none does.
@@ -160,6 +164,7 @@ class EventBatch:
     counted: int = 0
     switched: str = ""
     kernel: KernelCounts | None = None
+    facts: tuple[Fact, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate and freeze.
@@ -209,7 +214,7 @@ class EventBatch:
     @property
     def says_something(self) -> bool:
         """Whether there is anything in it but how far it reaches."""
-        beside = self.lost or self.endpoints or self.counted or self.switched or self.kernel is not None
+        beside = self.lost or self.endpoints or self.facts or self.counted or self.switched or self.kernel is not None
         return bool(len(self.events) or beside)
 
 

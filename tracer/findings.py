@@ -39,7 +39,7 @@ class Suspect:
         pid: of its most recent process; -1 unknown.
         comm: process name, b"" unknown.
         cgroup_id: -1 unknown.
-        container, unit: None unknown.
+        container, unit, cmdline: None unknown; the last with secrets masked.
         opens_per_min: connections opened to the endpoint in the last minute (or as long as there is); None where that is too
             short, or where `share` is of something else.
         share: of all connections opened to the endpoint in that time; without a rate, of those that the finding is about. 0..1.
@@ -52,6 +52,7 @@ class Suspect:
     share: float
     container: str | None = None
     unit: str | None = None
+    cmdline: str | None = None
 
 
 @dataclass(frozen=True)

@@ -330,6 +330,7 @@ class ArrowTrace:
                 counted=noted.counted,
                 switched=noted.switched,
                 kernel=noted.kernel,
+                facts=noted.facts,
             )
 
     def _clock_mark(self, until_ns: int) -> EventBatch:

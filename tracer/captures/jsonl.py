@@ -18,7 +18,7 @@ from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
 from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, TcpState
-from tracer.facts import kernel_of
+from tracer.facts import EndpointFact, Fact, fact_of, kernel_of
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import LinuxErrno
 from tracer.lines import batch_lines, start_line
@@ -30,6 +30,7 @@ _AF_INET, _AF_INET6 = 2, 10
 _U32, _U64 = 1 << 32, 1 << 64
 _WIRE_NAMES = {"lport": "sport", "rport": "dport"}
 _KINDS = {"transition": EventFlag(0), "sample": EventFlag.SAMPLE, "adopted": EventFlag.ADOPTED}
+_BETWEEN = ("loss", "source", "census", "owner", "address")
 _COPIED = (
     "cgroup_id", "netns", "pid", "bytes_received", "bytes_acked", "srtt_us", "retransmits", "unread_bytes", "idle_ms",
 )  # fmt: skip
@@ -139,13 +140,13 @@ class JsonTrace:
                 self._whole = True
             if kind == "endpoint":
                 self._learn(line)
-            if kind in ("loss", "source", "census"):
+            if kind in _BETWEEN or (kind == "endpoint" and "role" in line):
                 yield self._batch(events, loss)
                 events, loss = [], _NO_LOSS
                 if kind == "loss":
                     loss = self._loss(line)
                 else:
-                    yield self._switch(line) if kind == "source" else self._census(line)
+                    yield self._between(line)
             elif kind == "clock":
                 yield self._batch(events, loss, self._until_ns(line))
                 events, loss = [], _NO_LOSS
@@ -216,6 +217,14 @@ class JsonTrace:
         except (TypeError, ValueError) as error:
             raise self._wrong(f"no loss: {error}") from error
 
+    def _between(self, line: dict[str, Any]) -> EventBatch:
+        """What stands between events, as a batch of its own."""
+        if line["type"] == "source":
+            return self._switch(line)
+        if line["type"] == "census":
+            return self._census(line)
+        return replace(self._batch([], _NO_LOSS), facts=(self._fact(line),))
+
     def _switch(self, line: dict[str, Any]) -> EventBatch:
         """A source line: another one goes on."""
         try:
@@ -225,6 +234,15 @@ class JsonTrace:
             return replace(self._batch([], _NO_LOSS), switched=why, lost_since_ns=times[0], lost_until_ns=times[1])
         except (KeyError, TypeError, ValueError, SourceError) as error:
             raise self._wrong(f"no change of source: {error}") from error
+
+    def _fact(self, line: dict[str, Any]) -> Fact:
+        try:
+            fact = fact_of(line)
+        except (ValueError, RecursionError) as error:
+            raise self._wrong(f"no fact: {error}") from error
+        if isinstance(fact, EndpointFact):  # a label that was known before has its number from then
+            return replace(fact, endpoint_id=self._numbers[fact.label])
+        return fact
 
     def _census(self, line: dict[str, Any]) -> EventBatch:
         try:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tracer.captures.ipc import IpcError
 from tracer.events import EventBatch, KernelCounts
-from tracer.facts import kernel_json, kernel_of, whole
+from tracer.facts import Fact, fact_json, fact_of, kernel_json, kernel_of, whole
 
 
 def endpoints_of(found: object) -> Iterator[tuple[int, str]]:
@@ -37,6 +37,7 @@ class Noted(NamedTuple):
     switched: str = ""
     source: str = ""
     kernel: KernelCounts | None = None
+    facts: tuple[Fact, ...] = ()
 
 
 def note_of(batch: EventBatch) -> dict[str, Any]:
@@ -46,12 +47,20 @@ def note_of(batch: EventBatch) -> dict[str, Any]:
         note["endpoints"] = {str(number): label for number, label in batch.endpoints}
     if batch.counted:
         note["opened"], note["counted"] = batch.opened, batch.counted
+    if batch.facts:
+        note["facts"] = [fact_json(fact) for fact in batch.facts]
     if batch.kernel is not None:
         note["kernel"] = kernel_json(batch.kernel)
     if batch.switched:
         note |= {"switched": batch.switched, "source": batch.source, "resolution_ns": batch.resolution_ns}
         note |= {"since_ns": batch.lost_since_ns, "until_ns": batch.lost_until_ns}
     return note
+
+
+def _facts_of(found: object) -> tuple[Fact, ...]:
+    if not isinstance(found, list):
+        raise ValueError("facts are no list")
+    return tuple(map(fact_of, found))
 
 
 def read_note(text: str) -> Noted:
@@ -74,6 +83,7 @@ def read_note(text: str) -> Noted:
             switched=str(content.get("switched", "")),
             source=str(content.get("source", "")),
             kernel=kernel_of(content.get("kernel")),
+            facts=_facts_of(content.get("facts", [])),
         )
     except (ValueError, RecursionError) as error:
         raise IpcError(f"a note can't be read: {error!r}") from error

@@ -7,7 +7,7 @@ every JSON reader.
 
 from tracer.lines.connections import connection_lines
 from tracer.lines.findings import finding_lines
-from tracer.lines.stream import batch_lines, clock_line, endpoint_line, loss_line, source_line, start_line
+from tracer.lines.stream import batch_lines, clock_line, endpoint_line, fact_lines, loss_line, source_line, start_line
 from tracer.lines.summary import summary_line
 from tracer.lines.transitions import transition_lines
 
@@ -16,6 +16,7 @@ __all__ = [
     "clock_line",
     "connection_lines",
     "endpoint_line",
+    "fact_lines",
     "finding_lines",
     "loss_line",
     "source_line",

@@ -10,17 +10,21 @@ from tracer.clock import ClockOffset
 from tracer.events import N_STATES, TcpState
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
 from tracer.lines.values import addresses, cached, or_null, times
+from tracer.owners.owner import OwnerDetail
+from tracer.owners.register import OwnerRegister, details_of
 from tracer.rows import Connections
 from tracer.text import comm_text
 
 _PREEXISTING = {1: "true", 0: "false", -1: "null"}
 _LIFE_ORDER = (np.argsort(RANK[1:], kind="stable") + 1).tolist()
+_DETAILS = ("container", "runtime", "pod", "unit", "cmdline", "netns_name")
+_NO_DETAIL = ", ".join(f'"{name}": null' for name in _DETAILS)
 _OUTCOME = ("bytes_received", "bytes_acked", "retransmits", "srtt_us", "unread_bytes", "idle_ms", "sk_err")
 
 
 def _connection_line(
-    endpoint: str, laddr: str, lport: int | str, raddr: str, rport: int | str, pid: int | str, comm: str, opened_at: str,
-    opened_ns: int | str, established_ns: int | str, closed_at: str, closed_ns: int | str, connect_ns: int | str,
+    endpoint: str, laddr: str, lport: int | str, raddr: str, rport: int | str, pid: int | str, comm: str, owner: str,
+    opened_at: str, opened_ns: int | str, established_ns: int | str, closed_at: str, closed_ns: int | str, connect_ns: int | str,
     lifetime_ns: int | str, close_reason: str, bytes_received: int | str, bytes_acked: int | str, retransmits: int | str,
     srtt_us: int | str, unread_bytes: int | str, idle_ms: int | str, sk_err: int | str, states: str, preexisting: str,
     gap: str, family: int, netns: int | str, cgroup_id: int | str, skaddr: int, first_seen_ns: int,
@@ -28,7 +32,7 @@ def _connection_line(
 ) -> str:  # fmt: skip
     return (
         f'{{"type": "connection", "endpoint": {endpoint}, "laddr": {laddr}, "lport": {lport}, "raddr": {raddr}, '
-        f'"rport": {rport}, "pid": {pid}, "comm": {comm}, "container": null, "opened_at": {opened_at}, '
+        f'"rport": {rport}, "pid": {pid}, "comm": {comm}, {owner}, "opened_at": {opened_at}, '
         f'"opened_ns": {opened_ns}, "established_ns": {established_ns}, "closed_at": {closed_at}, "closed_ns": {closed_ns}, '
         f'"connect_ns": {connect_ns}, "lifetime_ns": {lifetime_ns}, "close_reason": "{close_reason}", '
         f'"bytes_received": {bytes_received}, "bytes_acked": {bytes_acked}, "retransmits": {retransmits}, '
@@ -40,8 +44,10 @@ def _connection_line(
     )
 
 
-def connection_lines(rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
-    """One line per connection, in the order of the rows."""
+def connection_lines(
+    rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None, owners: OwnerRegister | None = None
+) -> list[str]:
+    """One line per connection, in the order of the rows; `owners` knows containers, units and command lines."""
     label = cached(lambda number: json.dumps(endpoints.get(number, f"endpoint {number}")))
     comm = cached(lambda name: json.dumps(comm_text(name)))
     has_owner = (rows["pid"] >= 0).tolist()
@@ -55,6 +61,7 @@ def connection_lines(rows: Connections, endpoints: dict[int, str], clock: ClockO
             or_null(rows["rport"]),
             or_null(rows["pid"]),
             [comm(name) if have else "null" for name, have in zip(rows["comm"].tolist(), has_owner, strict=True)],
+            _owners(rows, owners),
             times(rows["opened_ns"], clock),
             *(or_null(rows[field]) for field in ("opened_ns", "established_ns")),
             times(rows["closed_ns"], clock),
@@ -72,6 +79,20 @@ def connection_lines(rows: Connections, endpoints: dict[int, str], clock: ClockO
             *(rows[field].tolist() for field in ("opened_early_ns", "established_early_ns", "closed_early_ns")),
         )
     )
+
+
+def _owners(rows: Connections, owners: OwnerRegister | None) -> list[str]:
+    """What is known of each owner beside its name."""
+    if owners is None:
+        return [_NO_DETAIL] * len(rows)
+    text = cached(_detail)
+    return [text(detail) for detail in details_of(rows, owners)]
+
+
+def _detail(detail: OwnerDetail | None) -> str:
+    if detail is None:
+        return _NO_DETAIL
+    return ", ".join(f'"{name}": {json.dumps(getattr(detail, name) or None)}' for name in _DETAILS)
 
 
 def _states(rows: Connections) -> list[str]:

@@ -53,6 +53,7 @@ def _suspect(suspect: Suspect) -> dict[str, Any]:
         "cgroup_id": or_none(suspect.cgroup_id),
         "container": suspect.container,
         "unit": suspect.unit,
+        "cmdline": suspect.cmdline,
         "opens_per_min": rounded(suspect.opens_per_min),
         "share": rounded(suspect.share),
     }

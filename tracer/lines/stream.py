@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from tracer.clock import ClockOffset
 from tracer.events import EventBatch
-from tracer.facts import kernel_json
+from tracer.facts import fact_json, kernel_json
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lines.transitions import transition_lines
+from tracer.owners.owner import OwnerDetail
 
 
 def start_line(header: TraceHeader) -> str:
@@ -61,10 +62,16 @@ def endpoint_line(number: int, label: str) -> str:
     return json.dumps({"type": "endpoint", "id": number, "endpoint": label})
 
 
+def fact_lines(batch: EventBatch, *, owners: bool = True) -> Iterable[str]:
+    """What became known: endpoints, addresses, and owners if they are wanted."""
+    return (json.dumps(fact_json(fact)) for fact in batch.facts if owners or not isinstance(fact, OwnerDetail))
+
+
 def batch_lines(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None, samples: bool) -> Iterable[str]:
     """Everything a batch says, in its order: new endpoints, loss, transitions, how far it reaches."""
     for number, label in batch.endpoints:
         yield endpoint_line(number, label)
+    yield from fact_lines(batch)
     if batch.switched:
         yield source_line(batch)
     if batch.lost:

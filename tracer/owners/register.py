@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from tracer.owners.owner import UNKNOWN, OwnerDetail
+from tracer.rows import Connections
 
 CAPACITY_PIDS = 1 << 14
 DETAILS_PER_PID = 8
@@ -49,3 +50,14 @@ class OwnerRegister:
         if best is not None:
             self._by_pid.move_to_end(pid)
         return best
+
+
+def details_of(rows: Connections, owners: OwnerRegister) -> list[OwnerDetail | None]:
+    """Who opened each connection; one that was open before is its holder's."""
+    if not len(owners):
+        return [None] * len(rows)
+    columns = ("pid", "cgroup_id", "opened_ns", "first_seen_ns")
+    return [
+        owners.find(pid, opened_ns if opened_ns >= 0 else first_seen_ns, cgroup_id) if pid >= 0 else None
+        for pid, cgroup_id, opened_ns, first_seen_ns in zip(*(rows[name].tolist() for name in columns), strict=True)
+    ]

@@ -7,7 +7,16 @@ from typing import TextIO
 from tracer.analysis import Analysis, Progress
 from tracer.events import EventBatch
 from tracer.header import TraceHeader
-from tracer.lines import batch_lines, connection_lines, finding_lines, loss_line, source_line, start_line, summary_line
+from tracer.lines import (
+    batch_lines,
+    connection_lines,
+    fact_lines,
+    finding_lines,
+    loss_line,
+    source_line,
+    start_line,
+    summary_line,
+)
 
 
 class JsonReport:
@@ -30,9 +39,10 @@ class JsonReport:
         if self._transitions:
             lines += batch_lines(batch, analysis.endpoints, self._header.clock, samples=True)
         else:
+            lines += fact_lines(batch, owners=False)
             lines += [source_line(batch)] if batch.switched else []
             lines += [loss_line(batch)] if batch.lost else []
-        lines += connection_lines(progress.ended, analysis.endpoints, self._header.clock)
+        lines += connection_lines(progress.ended, analysis.endpoints, self._header.clock, analysis.owners)
         lines += finding_lines(progress.findings, analysis.endpoints, self._header.clock)
         self._write(lines)
 
@@ -42,7 +52,7 @@ class JsonReport:
     def finish(self, analysis: Analysis, truncated: str | None) -> None:
         """Write the connections that are still open, and the summary."""
         assert self._header is not None
-        lines = connection_lines(analysis.open(), analysis.endpoints, self._header.clock)
+        lines = connection_lines(analysis.open(), analysis.endpoints, self._header.clock, analysis.owners)
         self._write([*lines, summary_line(analysis.summary(), self._header.clock, truncated)])
 
     def _write(self, lines: list[str]) -> None:
