@@ -20,7 +20,8 @@ from tracer.events import EventBatch, EventFlag, no_events
 from tracer.lines import batch_lines
 from tracer.pipeline import Stop, run_live
 from tracer.rules.settings import RuleSettings
-from tracer.source import Choice, Watch, _Failover, choose_source, open_source, probe_host, resolve_endpoints
+from tracer.source import Choice, _Failover, choose_source, open_source, probe_host
+from tracer.watchlist import Watch
 
 
 class Dying:
@@ -147,7 +148,7 @@ def test_when_the_program_is_gone_polling_goes_on(tmp_path: Path) -> None:
     """The real sources: the program is detached while the tracer runs."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        numbered = resolve_endpoints([parse_endpoint(f"127.0.0.1:{port}")])
+        numbered = {1: (parse_endpoint(f"127.0.0.1:{port}"),)}
         support = probe_host()
         source = open_source(support, choose_source(support, "auto"), "auto")
         source.watch(numbered)

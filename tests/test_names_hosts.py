@@ -14,6 +14,15 @@ from tracer.names.records import Answer
 from tracer.names.system_files import FILE_BYTES_MAX
 
 NAME = "registry.example"
+HOSTS = """
+127.0.0.1 localhost
+10.1.2.3  registry.example Registry-Alias   # comment
+::1 localhost ip6-localhost
+fe80::1%eth0 scoped.example
+not-an-address registry.example
+10.1.2.4 registry.example
+10.1.2.3 registry.example
+"""
 
 
 @pytest.fixture
@@ -103,6 +112,21 @@ def test_addresses_that_are_nobodys_are_ignored_and_dns_is_not_asked(path: Path)
 def test_a_file_of_any_bytes_is_read(path: Path) -> None:
     path.write_bytes(b"\xff\xfe\0 x\n10.0.0.1\n\n# 10.0.0.9 registry.example\n10.0.0.7\t" + NAME.encode() + b"\r\n")
     assert addresses(HostsFile(path)) == ("10.0.0.7",)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("registry.example", ["10.1.2.3", "10.1.2.4"]),
+        ("REGISTRY-ALIAS", ["10.1.2.3"]),
+        ("localhost", ["127.0.0.1", "::1"]),
+        ("scoped.example", ["fe80::1"]),
+        ("comment", []),
+        ("absent", []),
+    ],
+)
+def test_what_a_file_says_of_a_name(name: str, found: list[str]) -> None:
+    assert hosts_addresses(HOSTS, name) == found
 
 
 @given(

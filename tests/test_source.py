@@ -10,10 +10,9 @@ import pytest
 from bpf.support import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, EbpfSupport, effective_capabilities, find_bcc, may_trace
 from bpf.syscall import possible_cpus
 from fallback.support import PollingSupport
-from tracer.endpoints import parse_endpoint
 from tracer.errors import SourceError
 from tracer.main import SOURCES
-from tracer.source import WANTED, Choice, HostSupport, choose_source, open_source, resolve_endpoints, watched_text
+from tracer.source import WANTED, Choice, HostSupport, choose_source, open_source
 
 CAPABLE = EbpfSupport(True, True, "/usr/lib/python3/dist-packages/bcc", None, 4_000_000)
 LACKING = (
@@ -119,18 +118,6 @@ def test_possible_cpus(text: str, count: int) -> None:
 def test_possible_cpus_of_nonsense_is_an_error() -> None:
     with pytest.raises(SourceError):
         possible_cpus("many")
-
-
-def test_endpoints_are_numbered_from_one_without_repeats() -> None:
-    numbered = resolve_endpoints(map(parse_endpoint, ["10.0.0.1", "10.0.0.1:443", "10.0.0.0/8:80"]))
-    assert {number: members[0].label for number, members in numbered.items()} == {1: "10.0.0.1:443", 2: "10.0.0.0/8:80"}
-
-
-def test_a_name_becomes_its_addresses_under_its_own_label() -> None:
-    numbered = resolve_endpoints([parse_endpoint("localhost:5000")])
-    assert {member.label for member in numbered[1]} == {"localhost:5000"}
-    assert "127.0.0.1" in {str(member.network.network_address) for member in numbered[1] if member.network}
-    assert "127.0.0.1" in watched_text(numbered)[0]
 
 
 def test_the_command_line_offers_what_can_be_chosen() -> None:

@@ -6,6 +6,7 @@ is sent for, and it identifies nobody.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import replace
 
@@ -13,8 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.clients import FAMILIES
+from tracer.endpoints import prefix_of
 from tracer.events import EventBatch, Events
+from tracer.facts import AddressFact, EndpointFact, Fact
 from tracer.header import ROLES, RULES, TraceHeader
+from tracer.owners.owner import OwnerDetail
+from tracer.text import address_text
 
 KNOWN_CLIENTS = frozenset(FAMILIES) | frozenset(
     (
@@ -22,6 +27,10 @@ KNOWN_CLIENTS = frozenset(FAMILIES) | frozenset(
         b"kaniko", b"kubelet", b"nerdctl", b"oras", b"podman", b"regctl", b"skopeo",
     )
 )  # fmt: skip
+KNOWN_UNITS = frozenset(
+    f"{name}.service"
+    for name in ("buildkit", "containerd", "crio", "docker", "k3s", "k3s-agent", "kubelet", "podman", "rke2-agent", "rke2-server")
+)
 _V4_PREFIX = bytes(10) + b"\xff\xff" + b"\xc6\x12"  # 198.18.0.0/15, RFC 2544: for tests, routed nowhere
 _V4_PRIVATE_PREFIX = bytes(10) + b"\xff\xff" + b"\x0a\x00"  # 10.0.0.0/16: what was private stays so, as rules ask for it
 _V6_PREFIX = b"\x20\x01\x0d\xb8" + bytes(8)  # 2001:db8::/32, RFC 3849: for documentation
@@ -35,6 +44,7 @@ class Anonymiser:
     def __init__(self) -> None:
         self._addresses: dict[bytes, bytes] = {bytes(16): bytes(16)}
         self._comms: dict[bytes, bytes] = {}
+        self._names: dict[str, dict[str, str]] = {}  # by kind
         self._numbers: dict[str, dict[int, int]] = {"skaddr": {}, "cgroup_id": {}, "netns": {}}
 
     def header(self, header: TraceHeader) -> TraceHeader:
@@ -54,7 +64,50 @@ class Anonymiser:
             events[field] = _renumbered(events[field], numbers)
         self._replace_comms(events)
         endpoints = tuple((number, self._label(number, label)) for number, label in batch.endpoints)
-        return replace(batch, events=events, endpoints=endpoints)
+        facts = tuple(map(self._fact, batch.facts))
+        return replace(batch, events=events, endpoints=endpoints, facts=facts)
+
+    def _fact(self, fact: Fact) -> Fact:
+        if isinstance(fact, EndpointFact):
+            label = self._label(fact.endpoint_id, fact.label)
+            return EndpointFact(fact.endpoint_id, label, fact.role, "", fact.mirror_of and "*", fact.learnt)
+        if isinstance(fact, AddressFact):
+            network = ipaddress.ip_network(fact.address)
+            stand_in = address_text(self._address(prefix_of(network)[0]))
+            return replace(fact, address=str(stand_in))
+        return self._owner(fact)
+
+    def _owner(self, owner: OwnerDetail) -> OwnerDetail:
+        """What stays is what kind of thing it is in: the runtime, a well-known service, the host's namespace."""
+        unit = owner.unit if owner.unit in KNOWN_UNITS else self._name("unit", owner.unit)
+        netns_name = owner.netns_name if owner.netns_name in ("host", "container") else self._name("netns", owner.netns_name)
+        return OwnerDetail(
+            pid=owner.pid,
+            started_ns=owner.started_ns,
+            comm=self._comm(owner.comm),
+            cgroup_id=self._number("cgroup_id", owner.cgroup_id),
+            container=self._name("container", owner.container),
+            runtime=owner.runtime,
+            pod=self._name("pod", owner.pod),
+            unit=unit,
+            netns=self._number("netns", owner.netns),
+            netns_name=netns_name,
+        )
+
+    def _name(self, kind: str, name: str) -> str:
+        """The same stand-in for the same name; nothing for none."""
+        names = self._names.setdefault(kind, {})
+        return names.setdefault(name, f"{kind}-{len(names) + 1}") if name else ""
+
+    def _number(self, field: str, value: int) -> int:
+        """As in events; 0 and unknown stay."""
+        numbers = self._numbers[field]
+        return numbers.setdefault(value, len(numbers) + 1) if value > 0 else value
+
+    def _comm(self, comm: bytes) -> bytes:
+        if not comm or comm in KNOWN_CLIENTS:
+            return comm
+        return self._comms.setdefault(comm[:15], b"process-%d" % (len(self._comms) + 1))
 
     def _label(self, number: int, label: str) -> str:
         port = label.rpartition(":")[2]
@@ -82,10 +135,7 @@ class Anonymiser:
 
     def _replace_comms(self, events: Events) -> None:
         unique, inverse = np.unique(events["comm"], return_inverse=True)
-        for comm in unique.tolist():
-            if comm and comm not in KNOWN_CLIENTS:
-                self._comms.setdefault(comm, b"process-%d" % (len(self._comms) + 1))
-        events["comm"] = np.array([self._comms.get(comm, comm) for comm in unique.tolist()], "S16")[inverse]
+        events["comm"] = np.array([self._comm(comm) for comm in unique.tolist()], "S16")[inverse]
 
 
 def _is_private(address: bytes) -> bool:

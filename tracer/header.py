@@ -9,8 +9,8 @@ from tracer import __version__
 from tracer.clock import ClockOffset
 from tracer.roles import Role
 
-ROLES, RULES = "roles", "rules"
-"""Names in `settings`: what endpoints are for, and how rules were set."""
+ROLES, ORIGINS, RULES = "roles", "origins", "rules"
+"""Names in `settings`: what endpoints are for, where they were learnt, and how rules were set."""
 FORMAT_VERSION = 1
 """Of captures. A reader takes its own version only; fields may be added without a new one."""
 
@@ -52,3 +52,8 @@ class TraceHeader:
 def roles_text(roles: dict[int, Role]) -> str:
     """Roles for the settings of a header."""
     return json.dumps({str(number): role.value for number, role in sorted(roles.items())})
+
+
+def origins_text(origins: dict[int, str]) -> str:
+    """Where endpoints were learnt, by id, for the settings of a header."""
+    return json.dumps({str(number): origin for number, origin in sorted(origins.items())})

@@ -18,7 +18,10 @@ from tracer import __version__
 from tracer.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, TracerError
 
 SOURCES = ("auto", "ebpf", "polled", "proc")  # tracer.source.WANTED, without importing it
-_SPEC_HELP = "HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT; PORT may be * for any, default 443; repeatable"
+_SPEC_HELP = (
+    "HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT; PORT may be * for any, default 443; repeatable; "
+    "default: what this host's container engines are configured to use, and Docker Hub"
+)
 RULE_SETS = ("evidence", "textbook", "all")  # tracer.rules.catalogue.SETS, without importing it
 _EPILOG = (
     "Exit codes: 0 fine, 1 failed, 2 usage, 3 a critical finding was open (with --fail-on-finding), "
@@ -64,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
         return command
 
-    watch = add("watch", "Watch connections to registries as they happen.")
+    watch = add("watch", "Watch connections to registries as they happen: those named, or those this host is configured to use.")
+    watch.add_argument("--list", action="store_true", help="show what would be watched, why, and end")
     _add_live_options(watch)
     _add_output_options(watch)
 
@@ -98,6 +102,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_live_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--registry", action="append", default=[], metavar="SPEC", help=_SPEC_HELP)
+    parser.add_argument(
+        "--no-hub", dest="hub", action="store_false", help="without --registry: leave out Docker Hub where it is not configured"
+    )
+    parser.add_argument(
+        "--no-learn",
+        dest="learn",
+        action="store_false",
+        help="do not look at DNS answers for hosts that serve blobs and are in no list",
+    )
     parser.add_argument("--source", choices=SOURCES, default="auto", help="where events come from (default: auto)")
     parser.add_argument("--duration", type=_seconds, metavar="S", help="end after so many seconds")
 

@@ -18,7 +18,7 @@ from tracer.events import EventBatch, no_events
 from tracer.header import TraceHeader
 from tracer.rows import blank_connections
 from tracer.rules.settings import RuleSettings
-from tracer.source import Source
+from tracer.source import Feed
 
 POLL_S = 0.05
 """The ring holds more than a second of a busy machine's events; nobody reads faster than this."""
@@ -72,7 +72,7 @@ class Stop:
 
 
 def run_live(  # noqa: C901 - two inner functions, whose branches count as its own
-    source: Source,
+    source: Feed,
     header: TraceHeader,
     listeners: list[Listener],
     stop: Stop,

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from tracer.adoption import with_found
-from tracer.endpoints import Endpoint, network_label, parse_endpoint, prefix_of
+from tracer.endpoints import prefix_of
 from tracer.errors import SourceError
-from tracer.events import EventBatch, no_events
+from tracer.events import EventBatch, Events, no_events
+from tracer.watchlist import Watch
 
 if TYPE_CHECKING:
     from bpf.support import EbpfSupport
@@ -29,12 +32,9 @@ WANTED = (AUTO, EBPF, POLLED, PROC)
 _KERNEL_ADDRESSES = 1 << 48
 """Socket addresses below are made up."""
 
-Watch = dict[int, tuple[Endpoint, ...]]
-"""What is watched, by endpoint id."""
 
-
-class Source(Protocol):
-    """Where events come from."""
+class Feed(Protocol):
+    """Where events come from, once it is known what to watch."""
 
     @property
     def name(self) -> str:
@@ -44,10 +44,6 @@ class Source(Protocol):
     @property
     def resolution_ns(self) -> int:
         """How exact times are, in ns."""
-        ...
-
-    def watch(self, endpoints: Watch) -> None:
-        """Watch these, by endpoint id, and nothing else, from now on."""
         ...
 
     def start(self) -> None:
@@ -75,6 +71,14 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Stop and leave nothing behind."""
+        ...
+
+
+class Source(Feed, Protocol):
+    """A feed that is told what to watch, before it starts and while it runs."""
+
+    def watch(self, endpoints: Watch) -> None:
+        """Watch these, by endpoint id, and nothing else, from now on. What is open to a new one is told as found open."""
         ...
 
 
@@ -217,6 +221,14 @@ def _open_now(endpoints: Watch) -> tuple[EventBatch, list[str]]:
     return EventBatch(no_events(), PROC, 1), warnings
 
 
+def _added(before: Watch, after: Watch) -> Watch:
+    """What is watched now and was not."""
+    fresh = {
+        number: tuple(member for member in members if member not in before.get(number, ())) for number, members in after.items()
+    }
+    return {number: members for number, members in fresh.items() if members}
+
+
 class _EbpfAdapter:
     """bpf.source.EbpfSource, told what to watch in terms of endpoints, and told what was open before it began."""
 
@@ -228,30 +240,43 @@ class _EbpfAdapter:
         self.resolution_ns: int = self._source.resolution_ns
         self.close = self._source.close
         self._watched: Watch = {}
-        self._adopted: EventBatch | None = None
+        self._started = False
+        self._adopted: list[Events] = []
         self._warnings: list[str] = []
+        self._warned: set[str] = set()
 
     def watch(self, endpoints: Watch) -> None:
         from bpf.watch_map import WatchEntry
 
-        self._watched = endpoints
+        before, self._watched = self._watched, endpoints
         self._source.watch(
             WatchEntry(*prefix_of(resolved.network), resolved.port, number)
             for number, members in endpoints.items()
             for resolved in members
             if resolved.network is not None
         )
+        if self._started:
+            self._adopt(_added(before, endpoints))
 
     def start(self) -> None:
         self._source.read()  # what came in before now was not promised
-        self._adopted, self._warnings = _open_now(self._watched)
+        self._started = True
+        self._adopt(self._watched)
+
+    def _adopt(self, endpoints: Watch) -> None:
+        """Have what is open to these told with the next read."""
+        if endpoints:
+            found, warnings = _open_now(endpoints)
+            self._adopted.append(found.events)
+            self._warnings += [text for text in warnings if text not in self._warned]
+            self._warned.update(warnings)
 
     def read(self, *, at_once: bool = False) -> EventBatch:
         batch = self._source.read()
-        if self._adopted is None:
+        if not self._adopted:
             return batch
-        adopted, self._adopted = self._adopted, None
-        return replace(batch, events=with_found(adopted.events, batch.events))
+        adopted, self._adopted = np.concatenate(self._adopted), []
+        return replace(batch, events=with_found(adopted, batch.events))
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
         return self._source.sample(skaddr for skaddr in skaddrs if skaddr >= _KERNEL_ADDRESSES)
@@ -365,33 +390,3 @@ class _Failover:
             self._warnings.append(f"{why}; going on with {successor.name}")
             return replace(batch, switched=why, lost_since_ns=self._read_ns, lost_until_ns=until_ns)
         raise death
-
-
-def resolve_endpoints(endpoints: Iterable[Endpoint]) -> dict[int, tuple[Endpoint, ...]]:
-    """Give each endpoint a number from 1, and its addresses.
-
-    Returns:
-        By endpoint id: the endpoint itself, or for a name one endpoint per address, all with the name's label.
-
-    Raises:
-        ResolveError: a name has no address.
-    """
-    from tracer.names import resolve
-
-    numbered: dict[int, tuple[Endpoint, ...]] = {}
-    for endpoint in {endpoint.label: endpoint for endpoint in endpoints}.values():
-        members: tuple[Endpoint, ...] = (endpoint,)
-        if endpoint.host is not None:
-            addresses = [parse_endpoint(address).network for address in resolve(endpoint.host)]
-            members = tuple(Endpoint(endpoint.label, endpoint.host, address, endpoint.port) for address in addresses)
-        numbered[len(numbered) + 1] = members
-    return numbered
-
-
-def watched_text(endpoints: dict[int, tuple[Endpoint, ...]]) -> list[str]:
-    """One line per endpoint for people: its label, and the addresses behind a name."""
-    lines = []
-    for members in endpoints.values():
-        addresses = [network_label(member.network) for member in members if member.host and member.network]
-        lines.append(members[0].label + (f" ({', '.join(addresses)})" if addresses else ""))
-    return lines

@@ -25,6 +25,7 @@ from tracer.reports.text_report import cadence_text
 from tracer.rows import Connections, blank_connections
 from tracer.source import choose_source, probe_host
 from tracer.text import bytes_text, duration_text
+from tracer.watchlist import WatchList
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from tracer.demo.client import main; sys.exit(main())"
@@ -68,7 +69,9 @@ def run(options: argparse.Namespace) -> int:
         raise SourceError(f"the demo can't trace here: {choice.why}; {choice.remedy}")
     collector = _Collector()
     with _Traffic() as traffic:
-        endpoints = [parse_endpoint(f"127.0.0.1:{port}") for port in traffic.ports]
+        watched = WatchList()
+        for port in traffic.ports:
+            watched.add(parse_endpoint(f"127.0.0.1:{port}"), origin="the demo's own")
         begun = False
 
         def on_poll() -> bool:
@@ -78,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
                 traffic.begin()
             return traffic.running()
 
-        code = follow(options, [collector], endpoints, on_poll)
+        code = follow(options, [collector], watched, on_poll)
         phases = traffic.phases()
     if not options.json:
         sys.stdout.write("\n".join(["", *explain(phases, collector.rows), ""]))

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from tracer import __version__
+from tracer.discovery.found import Discovery
+from tracer.discovery.host import discover
 from tracer.errors import EXIT_FAILED, EXIT_OK
 from tracer.source import AUTO, choose_source, probe_host, source_facts
 from tracer.text import printable
@@ -22,16 +24,32 @@ def run(options: argparse.Namespace) -> int:
     support = probe_host()
     choice = choose_source(support, AUTO)
     facts = host_facts() | source_facts(support)
+    discovery = discover()
     if options.json:
         verdict = {"source": choice.source, "why": choice.why, "remedy": choice.remedy or None}
-        sys.stdout.write(json.dumps({"type": "doctor", **facts, **verdict}) + "\n")
+        registries = [
+            {"endpoint": each.spec, "role": each.role.value, "origin": each.origin, "mirror_of": each.mirror_of}
+            for each in discovery.found
+        ]
+        found = {"registries": registries, "configuration": list(discovery.looked_at), "problems": list(discovery.problems)}
+        sys.stdout.write(json.dumps({"type": "doctor", **facts, **found, **verdict}) + "\n")
     else:
         for name, value in facts.items():
             sys.stdout.write(f"{name.replace('_', ' '):<24} {printable(_shown(value))}\n")
+        _write_registries(discovery)
         sys.stdout.write(f"\n{'will use':<24} {choice.source or 'nothing'}: {choice.why}\n")
         if choice.remedy:
             sys.stdout.write(f"{'to do':<24} {choice.remedy}\n")
     return EXIT_OK if choice.source else EXIT_FAILED
+
+
+def _write_registries(discovery: Discovery) -> None:
+    """What `watch` would watch without being told, and what is wrong with this host's configuration."""
+    sys.stdout.write(f"\n{'configuration read':<24} {', '.join(discovery.looked_at) or 'none'}\n")
+    for problem in discovery.problems:
+        sys.stdout.write(f"{'problem':<24} {problem}\n")
+    for each in discovery.found:
+        sys.stdout.write(f"{'registry':<24} {printable(f'{each.spec} ({each.role.value}): {each.origin}')}\n")
 
 
 def _shown(value: object) -> str:

@@ -9,30 +9,36 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from tracer.analysis import Analysis
 from tracer.clock import boottime_ns, measure
 from tracer.commands.output import exit_code, report_for, settings_for
-from tracer.endpoints import Endpoint, parse_endpoint
-from tracer.errors import EXIT_INTERRUPTED, UsageError
-from tracer.header import ROLES, RULES, TraceHeader, roles_text
+from tracer.commands.wanted import print_list, wanted
+from tracer.errors import EXIT_INTERRUPTED, EXIT_OK
+from tracer.guided import GuidedSource, OpenConnections
+from tracer.header import ORIGINS, ROLES, RULES, TraceHeader, origins_text, roles_text
 from tracer.pipeline import Listener, Stop, run_live
+from tracer.roles import Role
 from tracer.rules.settings import RuleSettings
-from tracer.source import Choice, choose_source, open_source, probe_host, resolve_endpoints, watched_text
+from tracer.source import Choice, choose_source, open_source, probe_host
 from tracer.text import printable
+from tracer.watchlist import WatchList
 
 NICE = -10
 
 
 def run(options: argparse.Namespace) -> int:
-    """Watch until the duration is over or a signal comes."""
+    """Watch until the duration is over or a signal comes; or list what would be watched."""
+    if options.list:
+        print_list(wanted(options, _warn), options.json)
+        return EXIT_OK
     return follow(options, [])
 
 
 def follow(
     options: argparse.Namespace,
     extra: list[Listener],
-    endpoints: list[Endpoint] | None = None,
+    watched: WatchList | None = None,
     on_poll: Callable[[], bool] | None = None,
 ) -> int:
     """Follow a live source with the report that the options ask for, and the listeners in `extra` before it.
@@ -40,31 +46,30 @@ def follow(
     Raises:
         TracerError: an endpoint can't be parsed or resolved, there is no source, or it failed.
     """
-    if endpoints is None:
-        if not options.registry:
-            raise UsageError("no registry to watch: name one with --registry HOST[:PORT], for example registry-1.docker.io")
-        endpoints = [parse_endpoint(spec) for spec in options.registry]
     settings = settings_for(options)
+    if watched is None:
+        watched = wanted(options, _warn)
     stop = Stop()
     with stop.on_signals():
         support = probe_host()
         choice = choose_source(support, options.source)
-        numbered = resolve_endpoints(endpoints)
-        source = open_source(support, choice, options.source)
+        open_it = partial(open_source, support, choice, options.source)
+        source = GuidedSource(open_it, watched, learn=getattr(options, "learn", False))
         _ask_for_priority()
         try:
-            source.watch(numbered)
             source.start()
+            for warning in source.warnings():
+                _warn(warning)
             lacking = source.lacks()
             if lacking:
                 choice = replace(choice, why="; ".join((choice.why, *lacking)))
-            header = live_header(choice, source.resolution_ns, numbered, settings)
+            header = live_header(choice, source.resolution_ns, watched, settings)
             if options.json:
-                say_what(numbered, choice)
+                say_what(watched, choice)
             analysis = run_live(
                 source,
                 header,
-                [*extra, report_for(options, boottime_ns)],
+                [OpenConnections(source), *extra, report_for(options, boottime_ns)],
                 stop,
                 getattr(options, "duration", None),
                 on_poll,
@@ -91,12 +96,10 @@ def _ask_for_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, min(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
-def live_header(
-    choice: Choice, resolution_ns: int, numbered: dict[int, tuple[Endpoint, ...]], settings: RuleSettings
-) -> TraceHeader:
+def live_header(choice: Choice, resolution_ns: int, watched: WatchList, settings: RuleSettings) -> TraceHeader:
     """What this trace says about itself."""
-    labels = {number: members[0].label for number, members in numbered.items()}
-    roles = Analysis("", resolution_ns, labels, settings).roles
+    known = watched.known()
+    roles = {number: settings.roles.get(fact.label, fact.role) for number, fact in known.items()}
     uname = os.uname()
     return TraceHeader(
         source=choice.source or "",
@@ -105,14 +108,19 @@ def live_header(
         host=uname.nodename,
         kernel=f"{uname.sysname} {uname.release} {uname.machine}",
         clock=measure(),
-        endpoints=labels,
-        settings={"watched": "; ".join(watched_text(numbered)), ROLES: roles_text(roles), RULES: settings.to_text()},
+        endpoints=watched.labels(),
+        settings={
+            "watched": "; ".join(watched.texts()),
+            ROLES: roles_text({number: role for number, role in roles.items() if role is not Role.UNKNOWN}),
+            ORIGINS: origins_text({number: fact.origin for number, fact in known.items() if fact.origin}),
+            RULES: settings.to_text(),
+        },
     )
 
 
-def say_what(numbered: dict[int, tuple[Endpoint, ...]], choice: Choice) -> None:
+def say_what(watched: WatchList, choice: Choice) -> None:
     """On standard error, where standard output is for a program: what was chosen and why, and the addresses behind names."""
     sys.stderr.write(f"regtrace: source {choice.source}: {choice.why}\n")
-    for line in watched_text(numbered):
+    for line in watched.texts():
         if "(" in line:
             sys.stderr.write(f"regtrace: watching {printable(line)}\n")

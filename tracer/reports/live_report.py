@@ -19,6 +19,7 @@ from tracer.lifecycle import STATE_NAMES
 from tracer.reports.text_report import (
     connection_texts,
     coverage_text,
+    learnt_texts,
     owner_texts,
     start_text,
     summary_texts,
@@ -69,7 +70,8 @@ class LiveReport:
             tail = EventBatch(batch.events[-_LOG_LINES:].copy(), batch.source, batch.resolution_ns)
             self._log.extend(transition_texts(tail, analysis.endpoints, clock))
         else:
-            self._log.extend(connection_texts(progress.ended[-_LOG_LINES:], analysis.endpoints, clock))
+            self._log.extend(connection_texts(progress.ended[-_LOG_LINES:], analysis.endpoints, clock, analysis.owners))
+        self._log.extend(learnt_texts(batch))
 
     def tick(self, analysis: Analysis) -> None:
         """Draw again."""
@@ -144,7 +146,7 @@ def _open_table(analysis: Analysis, now_ns: int) -> Table:
     for name in ("owner", "endpoint", "address", "state", "since", "in", "idle"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     rows = rows[:_OPEN_ROWS]
-    for row, owner in zip(rows, owner_texts(rows), strict=True):
+    for row, owner in zip(rows, owner_texts(rows, analysis.owners), strict=True):
         idle_ms = int(row["idle_ms"])
         cells = [
             owner,

@@ -11,12 +11,18 @@ from tracer.analysis import Analysis, Progress
 from tracer.cadence import Cadence, Rhythm
 from tracer.clock import ClockOffset, rfc3339
 from tracer.events import EventBatch, EventFlag, is_transition, valid
+from tracer.facts import EndpointFact
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
+from tracer.owners.owner import OwnerDetail
+from tracer.owners.register import OwnerRegister, details_of
 from tracer.rows import Connections
 from tracer.summary import EndpointSummary, KernelSpan, Summary
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
+
+_ID_SHOWN = 12
+"""Characters of a container's id, as docker ps and crictl ps show it (crictl: 13)."""
 
 
 class TextReport:
@@ -41,7 +47,8 @@ class TextReport:
             lines.append(f"SOURCE {printable(batch.source)} from here on ({printable(batch.switched)}); there is a gap before")
         if self._transitions:
             lines += transition_texts(batch, analysis.endpoints, self._clock)
-        lines += connection_texts(progress.ended, analysis.endpoints, self._clock)
+        lines += learnt_texts(batch)
+        lines += connection_texts(progress.ended, analysis.endpoints, self._clock, analysis.owners)
         for finding in progress.findings:
             lines += finding_texts(finding, analysis.endpoints, self._clock)
         self._write(lines)
@@ -51,7 +58,7 @@ class TextReport:
 
     def finish(self, analysis: Analysis, truncated: str | None) -> None:
         """Write the open connections and the summary."""
-        self._write(connection_texts(analysis.open(), analysis.endpoints, self._clock))
+        self._write(connection_texts(analysis.open(), analysis.endpoints, self._clock, analysis.owners))
         self._write(summary_texts(analysis.summary(), truncated))
 
     def _write(self, lines: list[str]) -> None:
@@ -97,12 +104,23 @@ def transition_texts(batch: EventBatch, endpoints: dict[int, str], clock: ClockO
     return lines
 
 
-def connection_texts(rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
+def learnt_texts(batch: EventBatch) -> list[str]:
+    """Hosts that were in no list and are watched from here on."""
+    return [
+        f"LEARNT {printable(fact.label)} ({fact.role.value}): {printable(fact.origin)}"
+        for fact in batch.facts
+        if isinstance(fact, EndpointFact) and fact.learnt
+    ]
+
+
+def connection_texts(
+    rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None, owners: OwnerRegister | None = None
+) -> list[str]:
     """One line per connection: when it ended, who had it, with whom, how long, how it ended, how much."""
     shown_ns = np.where(rows["closed_ns"] >= 0, rows["closed_ns"], rows["last_ns"])
     columns = (
         _clock_texts(shown_ns, clock),
-        owner_texts(rows),
+        owner_texts(rows, owners),
         rows["lport"].tolist(),
         _remote_texts(rows, endpoints),
         rows["close_reason"].tolist(),
@@ -150,17 +168,27 @@ def suspect_text(suspect: Suspect) -> str:
     """Who, with the share of the connections and the rate."""
     name = printable(comm_text(suspect.comm)) or "unknown"
     pid = f"[{suspect.pid}]" if suspect.pid >= 0 else ""
+    place = suspect.container[:_ID_SHOWN] if suspect.container else suspect.unit
+    where = f" in {printable(place)}" if place else ""
     rate = "" if suspect.opens_per_min is None else f", {suspect.opens_per_min:.3g} a minute"
     of_what = "of these connections" if suspect.opens_per_min is None else "of the connections"
-    return f"{name}{pid} {suspect.share:.0%} {of_what}{rate}"
+    return f"{name}{pid}{where} {suspect.share:.0%} {of_what}{rate}"
 
 
-def owner_texts(rows: Connections) -> list[str]:
-    """comm[pid] of each connection's owner, or "?"."""
+def owner_texts(rows: Connections, owners: OwnerRegister | None = None) -> list[str]:
+    """comm[pid] of each connection's owner and the container it is in, or "?"."""
+    details = [None] * len(rows) if owners is None else details_of(rows, owners)
     return [
-        f"{printable(comm_text(comm))}[{pid}]" if pid >= 0 else "?"
-        for comm, pid in zip(rows["comm"].tolist(), rows["pid"].tolist(), strict=True)
+        f"{printable(comm_text(comm))}[{pid}]{container_text(detail)}" if pid >= 0 else "?"
+        for comm, pid, detail in zip(rows["comm"].tolist(), rows["pid"].tolist(), details, strict=True)
     ]
+
+
+def container_text(detail: OwnerDetail | None) -> str:
+    """@runtime:id, as much of the id as engines show; "" for none."""
+    if detail is None or not detail.container:
+        return ""
+    return printable(f" @{detail.runtime or 'container'}:{detail.container[:_ID_SHOWN]}")
 
 
 def _remote_texts(rows: Connections, endpoints: dict[int, str]) -> list[str]:

@@ -1,0 +1,69 @@
+"""What a command is asked to watch: endpoints that were named, or else those that this host's engines are configured to use."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+
+from tracer.endpoints import parse_endpoint
+from tracer.errors import UsageError
+from tracer.facts import fact_json
+from tracer.text import printable
+from tracer.watchlist import WatchList
+
+NAMED = "--registry"
+_WIDE_BITS = {4: 8, 6: 32}
+"""A configured network that is wider than this is most of the Internet: everything would be traced."""
+
+
+def wanted(options: argparse.Namespace, warn: Callable[[str], None]) -> WatchList:
+    """The endpoints to watch.
+
+    Args:
+        options: with `registry` and `hub`.
+        warn: told what is wrong with this host's configuration, line by line.
+
+    Raises:
+        UsageError: an endpoint can't be parsed, or there is none.
+    """
+    found = WatchList()
+    for spec in options.registry:
+        found.add(parse_endpoint(spec), origin=NAMED)
+    if options.registry:
+        return found
+    return _discovered(options.hub, warn)
+
+
+def _discovered(hub: bool, warn: Callable[[str], None]) -> WatchList:
+    from tracer.discovery.host import discover
+
+    discovery = discover(hub=hub)
+    for problem in discovery.problems:
+        warn(problem)
+    found = WatchList()
+    for each in discovery.found:
+        endpoint = parse_endpoint(each.spec)
+        network = endpoint.network
+        if network is not None and network.prefixlen < _WIDE_BITS[network.version]:
+            warn(f"{each.spec} ({each.origin}) is not watched: it is most of the Internet; name what you mean with --registry")
+            continue
+        found.add(endpoint, role=each.role, origin=each.origin, mirror_of=each.mirror_of)
+    if not len(found):
+        raise UsageError(
+            "no registry to watch: none is configured on this host; name one with --registry HOST[:PORT], or leave out --no-hub"
+        )
+    return found
+
+
+def print_list(found: WatchList, as_json: bool) -> None:
+    """Show what would be watched, what it is for, and where that is from."""
+    known = found.known().values()
+    if as_json:
+        sys.stdout.write("".join(json.dumps(fact_json(fact)) + "\n" for fact in known))
+        return
+    width = max((len(printable(fact.label)) for fact in known), default=0)
+    for fact in known:
+        mirrored = f"mirror of {fact.mirror_of}; " if fact.mirror_of else ""
+        sys.stdout.write(f"{printable(fact.label):<{width}}  {fact.role.value:<8} {printable(mirrored + fact.origin)}\n")

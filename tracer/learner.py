@@ -1,0 +1,269 @@
+"""The learner: hosts that were in no list, told by what registries' clients do. Pure; arrays in, decisions out.
+
+Theory of operation. Blobs come from hosts that nobody listed and that change. A client is told one by the registry's API, looks
+up its name, and connects. So names that are answered on this host while somebody talks to an API are *candidates*: their
+addresses are watched with any port, for a while. If an owner who talks to an API, or did so just before, connects to one, the
+name becomes an endpoint with the role `blob`, marked as learnt. All else that is seen of candidates is dropped.
+
+Such addresses are often a content network's, shared with half of the world. Of a learnt endpoint only connections of owners who
+also talk to an API are let through. Where it was not seen who talked to the API (a poller), a program that is there to pull
+counts as who did.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.clients import family_of
+from tracer.endpoints import Endpoint
+from tracer.events import EventFlag, Events, TcpState, is_adopted, is_opening
+from tracer.names.records import Answer
+from tracer.roles import Role
+from tracer.rows import Connections
+from tracer.segments import take
+from tracer.text import comm_text, printable
+from tracer.watchlist import Watch, any_port
+
+SECOND_NS = 1_000_000_000
+CLIENT_NS = 30 * SECOND_NS
+"""So long after it opened a connection to an API an owner is a client of it; and as long as one is open."""
+CANDIDATE_NS = 30 * SECOND_NS
+RECENT_NS = 5 * SECOND_NS
+CANDIDATES_MAX = 512
+CLIENTS_MAX = 4096
+LEARNT_MAX = 64
+_ADDRESSES_MAX = 32
+_PASSED_MAX = 1 << 16
+FIRST_CANDIDATE_ID = 1 << 30
+"""Endpoints of a list have numbers far below."""
+_NO_API = (Role.AUTH, Role.BLOB, Role.PROXY)
+
+
+class Who(NamedTuple):
+    """An owner: a process name in a cgroup."""
+
+    cgroup_id: int  # -1 unknown
+    comm: bytes
+
+
+@dataclass
+class _Candidate:
+    name: str
+    addresses: dict[str, None]
+    until_ns: int
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """An endpoint that was learnt: label, name and port, and why."""
+
+    endpoint: Endpoint
+    candidate_id: int
+    why: str
+
+
+class Learner:
+    """See above."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[Who, tuple[int, int]] = OrderedDict()  # when one was opened last, and at which endpoint
+        self._somebody = (-CLIENT_NS, 0)  # the same of an owner that was not seen, as a poller often can't
+        self._open: dict[Who, int] = {}  # owners of open connections to APIs, and the endpoint
+        self._candidates: dict[int, _Candidate] = {}
+        self._by_name: dict[str, int] = {}
+        self._recent: deque[tuple[int, Answer]] = deque(maxlen=CANDIDATES_MAX)
+        self._next_id = FIRST_CANDIDATE_ID
+        self._learnt: dict[str, int] = {}  # endpoint id by label
+        self._passed: OrderedDict[int, None] = OrderedDict()  # sockets of learnt endpoints that are let through
+        self._passed_ends: OrderedDict[bytes, int] = OrderedDict()  # the same of those that were found open, by their ends
+
+    def listens(self, now_ns: int) -> bool:
+        """Whether somebody talks to an API, so that names which are answered may be candidates."""
+        latest_ns = next(reversed(self._clients.values()))[0] if self._clients else -CLIENT_NS
+        return bool(self._open) or now_ns - max(latest_ns, self._somebody[0]) <= CLIENT_NS
+
+    def overheard(self, answers: Iterable[Answer], is_listed: Callable[[str], bool], now_ns: int) -> bool:
+        """Answers that were seen on this host; whether there are new candidates.
+
+        Those of the last seconds count too: a poller hears of a connection later than of a packet.
+        """
+        for answer in answers:
+            if answer.addresses and not is_listed(answer.name):
+                self._recent.append((now_ns, answer))
+        while self._recent and now_ns - self._recent[0][0] > RECENT_NS:
+            self._recent.popleft()
+        if not self.listens(now_ns) or len(self._learnt) >= LEARNT_MAX:
+            return False
+        changed = False
+        while self._recent:
+            changed |= self._note(self._recent.popleft()[1], now_ns)
+        return changed
+
+    def _note(self, answer: Answer, now_ns: int) -> bool:
+        number = self._by_name.get(answer.name)
+        if number is None:
+            if len(self._candidates) >= CANDIDATES_MAX:
+                return False
+            number = self._by_name[answer.name] = self._next_id
+            self._next_id += 1
+            self._candidates[number] = _Candidate(answer.name, {}, 0)
+        candidate = self._candidates[number]
+        candidate.until_ns = now_ns + CANDIDATE_NS
+        before = len(candidate.addresses)
+        candidate.addresses |= dict.fromkeys(answer.addresses[: _ADDRESSES_MAX - before])
+        return len(candidate.addresses) > before
+
+    def expire(self, now_ns: int) -> bool:
+        """Let go of candidates nobody connected to; whether there were any."""
+        over = [number for number, candidate in self._candidates.items() if candidate.until_ns <= now_ns]
+        for number in over:
+            self._drop(number)
+        return bool(over)
+
+    def _drop(self, number: int) -> _Candidate:
+        candidate = self._candidates.pop(number)
+        del self._by_name[candidate.name]
+        return candidate
+
+    def watch(self) -> Watch:
+        """The candidates, to be watched beside the list."""
+        return {number: any_port(each.name, each.addresses) for number, each in self._candidates.items()}
+
+    def note_learnt(self, label: str, endpoint_id: int) -> None:
+        """A learnt endpoint is in the list under this number."""
+        self._learnt[label] = endpoint_id
+
+    def note_open(self, rows: Connections, roles: dict[int, Role]) -> None:
+        """What is open now, in place of what was said before."""
+        api = take(rows, np.flatnonzero(self._is_api(rows["endpoint_id"], roles) & (rows["pid"] >= 0)))
+        self._open = {
+            Who(cgroup_id, comm): endpoint_id
+            for cgroup_id, comm, endpoint_id in zip(
+                api["cgroup_id"].tolist(), api["comm"].tolist(), api["endpoint_id"].tolist(), strict=True
+            )
+        }
+
+    def note_openings(self, events: Events, roles: dict[int, Role]) -> None:
+        """Who opens connections to APIs."""
+        known = events["flags"] & np.uint32(EventFlag.OWNER) != 0
+        begun = (is_opening(events) | is_adopted(events)) & self._is_api(events["endpoint_id"], roles)
+        for event in events[np.flatnonzero(begun & ~known)[-1:]]:
+            self._somebody = int(event["ts_ns"]), int(event["endpoint_id"])
+        known_ones = np.flatnonzero(begun & known)
+        latest = {
+            _who(events[index]): (int(events["ts_ns"][index]), int(events["endpoint_id"][index]))
+            for index in _last_of_each(events, known_ones)
+        }
+        for who, when in latest.items():
+            self._clients[who] = when
+            self._clients.move_to_end(who)
+        while len(self._clients) > CLIENTS_MAX:
+            self._clients.popitem(last=False)
+
+    def promoted(self, events: Events, labels: dict[int, str]) -> list[Learnt]:
+        """Candidates that a client of an API connects to among these events: endpoints from now on, candidates no more."""
+        found: list[Learnt] = []
+        begun = (is_opening(events) | is_adopted(events)) & (events["endpoint_id"] >= FIRST_CANDIDATE_ID)
+        for index in np.flatnonzero(begun).tolist():
+            event = events[index]
+            number = int(event["endpoint_id"])
+            candidate = self._candidates.get(number)
+            said = None if candidate is None else self._client(event)
+            if candidate is None or said is None:
+                continue
+            opened_ns, api_id = said
+            who = printable(comm_text(bytes(event["comm"])))
+            first = "somebody" if (opened_ns, api_id) == self._somebody else "it"
+            api = labels.get(api_id, f"endpoint {api_id}")
+            after_s = max(int(event["ts_ns"]) - opened_ns, 0) / SECOND_NS
+            how = f"{after_s:.1f} s after {first} opened one to {api}" if opened_ns >= 0 else f"while it had one open to {api}"
+            label = f"{candidate.name}:{int(event['dport'])}"
+            endpoint = Endpoint(label, candidate.name, None, int(event["dport"]))
+            found.append(Learnt(endpoint, number, f"learnt: {who} connected to it {how}"))
+            if len(self._learnt) + len(found) >= LEARNT_MAX:
+                break
+        return list({each.candidate_id: each for each in reversed(found)}.values())[::-1]
+
+    def addresses_of(self, learnt: Learnt) -> tuple[str, ...]:
+        """The addresses of a candidate that was promoted; it is none any more."""
+        return tuple(self._drop(learnt.candidate_id).addresses)
+
+    def let_through(self, events: Events) -> NDArray[np.bool_]:
+        """Which events are wanted: not those of candidates, and of learnt endpoints those of clients. bool, shape (n_events,)."""
+        learnt = np.isin(events["endpoint_id"], list(self._learnt.values()))
+        keep = (events["endpoint_id"] < FIRST_CANDIDATE_ID) & ~learnt
+        for index in np.flatnonzero(learnt).tolist():
+            keep[index] = self._is_of_a_client(events[index])
+        return np.asarray(keep, bool)
+
+    def _is_of_a_client(self, event: np.void) -> bool:
+        skaddr, ends = int(event["skaddr"]), _ends(event)
+        begins = event["flags"] & EventFlag.ADOPTED or event["old_state"] == TcpState.CLOSE
+        if begins:
+            self._passed.pop(skaddr, None)
+            if self._client(event) is None:
+                return False
+            self._pass(skaddr, ends if event["flags"] & EventFlag.ADOPTED else None)
+            return True
+        if ends is not None and ends in self._passed_ends:  # it was found open, and now its socket's address is known
+            self._passed.pop(self._passed_ends.pop(ends), None)
+            self._pass(skaddr, None)
+        if skaddr not in self._passed:
+            return False
+        if event["new_state"] == TcpState.CLOSE and not event["flags"] & EventFlag.SAMPLE:
+            del self._passed[skaddr]
+        return True
+
+    def _pass(self, skaddr: int, ends: bytes | None) -> None:
+        self._passed[skaddr] = None
+        if ends is not None:
+            self._passed_ends[ends] = skaddr
+        for passed in (self._passed, self._passed_ends):
+            if len(passed) > _PASSED_MAX:
+                passed.popitem(last=False)
+
+    def _client(self, event: np.void) -> tuple[int, int] | None:
+        """When and where the owner of a connection talked to an API; -1: it still does."""
+        if not event["flags"] & EventFlag.OWNER:
+            return None
+        who = _who(event)
+        opened = self._clients.get(who)
+        if opened is not None and int(event["ts_ns"]) - opened[0] <= CLIENT_NS:
+            return opened
+        if who in self._open:
+            return -1, self._open[who]
+        near = int(event["ts_ns"]) - self._somebody[0] <= CLIENT_NS
+        return self._somebody if near and family_of(who.comm).puller else None
+
+    def _is_api(self, endpoint_id: NDArray[np.uint32], roles: dict[int, Role]) -> NDArray[np.bool_]:
+        other = [number for number, role in roles.items() if role in _NO_API] + list(self._learnt.values())
+        return np.asarray(~np.isin(endpoint_id, other) & (endpoint_id < FIRST_CANDIDATE_ID), bool)
+
+
+def _ends(event: np.void) -> bytes | None:
+    """What tells a connection that was found open: its remote end and its own port; None: its own port is not known."""
+    if not event["flags"] & EventFlag.HAS_SPORT:
+        return None
+    return bytes(event["daddr"].tobytes() + event["dport"].tobytes() + event["sport"].tobytes())
+
+
+def _who(event: np.void) -> Who:
+    known = event["flags"] & EventFlag.HAS_CGROUP
+    return Who(int(event["cgroup_id"]) if known else -1, bytes(event["comm"]))
+
+
+def _last_of_each(events: Events, index: NDArray[np.intp]) -> list[int]:
+    """Of events of the same owner and endpoint the last: a busy host opens ten thousand connections a second."""
+    if len(index) < 32:
+        return [int(each) for each in index]
+    keys = np.zeros(len(index), [("endpoint_id", "u4"), ("cgroup_id", "u8"), ("comm", "S16")])
+    for name in ("endpoint_id", "cgroup_id", "comm"):
+        keys[name] = events[name][index]
+    _, first = np.unique(keys[::-1], return_index=True)
+    return sorted(int(index[len(index) - 1 - each]) for each in first)
