@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,10 @@ from tests.traces import NETNS, SKADDR, as_dicts, cuts, event, trace, trace_of_s
 from tracer.analysis import Analysis
 from tracer.anonymise import KNOWN_CLIENTS, Anonymiser
 from tracer.events import EVENT_DTYPE, EventBatch, Events, TcpState
+from tracer.facts import AddressFact, EndpointFact, fact_json
 from tracer.header import TraceHeader
+from tracer.owners.owner import OwnerDetail
+from tracer.roles import Role
 
 S = TcpState
 V6 = bytes.fromhex("2a020908000000000000000000000001")
@@ -202,3 +207,48 @@ def test_labels_that_become_known_later_are_replaced_in_the_same_way() -> None:
     batch = EventBatch(trace(), "ebpf", 1, endpoints=((3, "secret.example:5000"),))
     anonymiser = Anonymiser()
     assert dict(anonymiser.batch(batch).endpoints) == anonymiser.header(header(endpoints={3: "secret.example:5000"})).endpoints
+
+
+FACTS = (
+    EndpointFact(1, "registry.corp.example:5000", Role.MIRROR, "/etc/docker/daemon.json: secret-team", "hub.corp.example", True),
+    AddressFact(1, "10.20.30.40", True, 5),
+    AddressFact(1, "2001:db8:7::1", False, 6),
+    OwnerDetail(
+        pid=7, started_ns=5, comm=SECRET, cmdline="payroll --of alice", cgroup_id=77, cgroup="/payroll.slice", container="c" * 64,
+        runtime="docker", pod="pod-uid", unit="payroll.service", netns=4026, netns_name="payroll-ns", uid=1007,
+    ),
+)  # fmt: skip
+
+
+def test_facts_keep_nothing_that_identifies() -> None:
+    batch = Anonymiser().batch(EventBatch(trace(), "ebpf", 1, facts=FACTS))
+    told = json.dumps([fact_json(fact) for fact in batch.facts])
+    for word in ("corp", "secret-team", "10.20.30.40", "2001:db8:7", "payroll", "alice", "c" * 64, "pod-uid", "4026", "1007"):
+        assert word not in told
+
+
+def test_facts_keep_what_says_what_kind_of_thing_it_is() -> None:
+    endpoint, _, _, owner = Anonymiser().batch(EventBatch(trace(), "ebpf", 1, facts=FACTS)).facts
+    assert endpoint == EndpointFact(1, "registry-1:5000", Role.MIRROR, "", "*", True)
+    assert isinstance(owner, OwnerDetail)
+    assert (owner.pid, owner.runtime, owner.container, owner.pod, owner.unit) == (7, "docker", "container-1", "pod-1", "unit-1")
+
+
+@pytest.mark.parametrize(("field", "value"), [("unit", "docker.service"), ("netns_name", "host"), ("netns_name", "container")])
+def test_well_known_places_of_owners_stay(field: str, value: str) -> None:
+    (owner,) = Anonymiser().batch(EventBatch(trace(), "ebpf", 1, facts=(OwnerDetail(pid=7, **{field: value}),))).facts
+    assert getattr(owner, field) == value
+
+
+def test_facts_and_events_have_the_same_stand_ins() -> None:
+    anonymiser = Anonymiser()
+    facts = (OwnerDetail(pid=7, comm=SECRET, cgroup_id=77, netns=4026), AddressFact(1, "10.20.30.40", True, 5))
+    events = trace(event(S.SYN_SENT, S.ESTABLISHED, 5, comm=SECRET, cgroup_id=77, netns=4026, daddr=v4("10.20.30.40")))
+    for order in (facts, ()):
+        batch = anonymiser.batch(EventBatch(events.copy(), "ebpf", 1, facts=order))
+        owner, address = batch.facts or (owner, address)  # noqa: F821 - of the round before
+    seen = batch.events[0]
+    assert isinstance(owner, OwnerDetail)
+    assert (owner.comm, owner.cgroup_id, owner.netns) == (seen["comm"], seen["cgroup_id"], seen["netns"])
+    assert isinstance(address, AddressFact)
+    assert v4(address.address) == seen["daddr"].tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -14,12 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.traces import START_NS, path, trace
 from tracer.analysis import Analysis
 from tracer.captures import TraceHeader, check_name, create_trace, open_trace
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, UsageError
-from tracer.events import EVENT_DTYPE, TS_NS_MAX, EventBatch, EventFlag, Events, TcpState, is_sample, valid
+from tracer.events import EVENT_DTYPE, TS_NS_MAX, EventBatch, EventFlag, Events, KernelCounts, TcpState, is_sample, valid
+from tracer.facts import AddressFact, EndpointFact
 from tracer.lines import connection_lines, summary_line
+from tracer.owners.owner import OwnerDetail
+from tracer.roles import Role
 
 SUFFIXES = (".arrows", ".jsonl")
 HEADER = TraceHeader(
@@ -128,8 +133,8 @@ def lines_of(path: Path) -> list[str]:
         analysis = Analysis(trace.header.source, trace.header.resolution_ns, trace.header.endpoints)
         lines = []
         for batch in trace.batches():
-            lines += connection_lines(analysis.feed(batch).ended, analysis.endpoints, clock)
-        lines += connection_lines(analysis.open(), analysis.endpoints, clock)
+            lines += connection_lines(analysis.feed(batch).ended, analysis.endpoints, clock, analysis.owners)
+        lines += connection_lines(analysis.open(), analysis.endpoints, clock, analysis.owners)
         return [*lines, summary_line(analysis.summary(), clock, trace.truncated)]
     finally:
         trace.close()
@@ -201,6 +206,29 @@ class TestRoundTrip:
         written, noted = notes_of(batches), notes_of(found)
         assert [note[1:] for note in noted] == [note[1:] for note in written]
         assert all(after[0] <= before[0] for after, before in zip(noted, written, strict=True))
+
+    def test_facts_and_totals_are_read_at_their_place(self, suffix: str, tmp_path: Path) -> None:
+        facts = (
+            EndpointFact(3, "blobs.example:443", Role.BLOB, "learnt: dockerd", learnt=True),
+            AddressFact(3, "192.0.2.9", True, 5),
+            OwnerDetail(pid=812, comm=b"dockerd", cmdline="dockerd -H fd://", container="c" * 64, runtime="docker"),
+        )
+        totals = KernelCounts(in_use=5, time_wait=7)
+        written = [batch_of(events_of(2)), batch_of(events_of(1), facts=facts), batch_of(events_of(0), kernel=totals)]
+        found, _ = read(write(tmp_path / f"a{suffix}", written))
+        before = 0
+        places = []
+        for batch in found:
+            places += [(before, fact) for fact in batch.facts] + ([(before, batch.kernel)] if batch.kernel else [])
+            before += len(batch)
+        assert places == [(2, fact) for fact in facts] + [(3, totals)]
+
+    def test_a_replay_names_owners_without_the_host(self, suffix: str, tmp_path: Path) -> None:
+        owner = OwnerDetail(pid=812, cgroup_id=3001, container="c" * 64, runtime="docker", unit="docker.service")
+        events = trace(*path("peer", [START_NS + at for at in range(5)]))
+        written = [batch_of(events, facts=(owner,))]
+        (line, _) = map(json.loads, lines_of(write(tmp_path / f"a{suffix}", written)))
+        assert (line["container"], line["runtime"], line["unit"], line["cmdline"]) == ("c" * 64, "docker", "docker.service", None)
 
     @pytest.mark.parametrize("flag", list(EventFlag), ids=lambda flag: flag.name)
     def test_a_flag_alone_survives(self, suffix: str, tmp_path: Path, flag: EventFlag) -> None:

@@ -217,7 +217,8 @@ def test_no_configuration_at_all_is_one_line(tmp_path: Path) -> None:
 
 def settings_of(tmp_path: Path, text: str) -> tuple[list[str], list[str], int | None, float]:
     """(name servers, search list, ndots, time-out in s) that a look-up would use."""
-    made = configured(tmp_path, text)._configured()
+    (tmp_path / "resolv.conf").write_text(text)
+    made = Resolver(hosts_path=tmp_path / "none", resolv_conf_path=tmp_path / "resolv.conf")._configured()
     return [str(each) for each in made.nameservers], [each.to_text() for each in made.search], made.ndots, made.timeout
 
 
@@ -230,12 +231,18 @@ def test_the_hosts_name_servers_search_list_and_options_are_used(tmp_path: Path)
     assert (ndots, timeout_s) == (3, 1)
 
 
+@pytest.mark.parametrize(("n_servers", "timeout_s"), [(1, 3.0), (2, 1.5), (3, 1.0)])
+def test_each_of_several_name_servers_gets_its_turn(tmp_path: Path, n_servers: int, timeout_s: float) -> None:
+    text = "".join(f"nameserver 10.0.0.{number}\n" for number in range(1, n_servers + 1))
+    assert settings_of(tmp_path, text)[3] == pytest.approx(timeout_s)
+
+
 @pytest.mark.parametrize(
     "options", ["timeout:0", "timeout:-1", "timeout:99999", "timeout:x", "ndots:-1", "ndots:99999", "ndots:"]
 )
 def test_options_that_can_not_be_meant_are_bounded(tmp_path: Path, options: str) -> None:
     _, _, ndots, timeout_s = settings_of(tmp_path, f"nameserver 10.0.0.53\noptions {options}\n")
-    assert 0 < timeout_s <= 1
+    assert 0 < timeout_s <= 3
     assert ndots is None or 0 <= ndots <= 15
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import SIDE_BY_REASON, SIDES, ChurnCounter
 from tracer.connections import ConnectionTracker
+from tracer.endpoints import is_name
 from tracer.events import EventBatch, is_transition
 from tracer.facts import EndpointFact, Fact
 from tracer.findings import Finding, Severity, Suspect
@@ -308,7 +309,13 @@ class Analysis:
             self._opened,
             self._counted,
             self._kernel,
+            tuple(self._unresolved()),
         )
+
+    def _unresolved(self) -> Iterator[str]:
+        for number, fact in self.known.items():
+            if not self.addresses.get(number) and is_name(fact.label):
+                yield fact.label
 
     def _endpoint(self, endpoint_id: int, still_open: Connections) -> EndpointSummary:
         ended = self._totals.get(endpoint_id, _Totals())

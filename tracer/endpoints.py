@@ -62,6 +62,14 @@ def parse_endpoint(text: str) -> Endpoint:
     return Endpoint(f"{network_label(network)}:{shown_port}", None, network, port)
 
 
+def is_name(label: str) -> bool:
+    """Whether an endpoint's label is a name that has to be resolved, and neither an address nor a network."""
+    try:
+        return parse_endpoint(label).host is not None
+    except UsageError:
+        return False
+
+
 def network_label(network: Network) -> str:
     """An address or CIDR as in a label: a single address without its prefix length, IPv6 in brackets."""
     single = network.prefixlen == network.max_prefixlen

@@ -44,6 +44,7 @@ class GuidedSource:
         wanted: WatchList,
         *,
         learn: bool = True,
+        must_resolve: bool = True,
         look_up: Callable[[str], Answer] | None = None,
         owners: OwnerBook | None = None,
     ) -> None:
@@ -53,6 +54,7 @@ class GuidedSource:
             open_source: opens what events come from; names are looked up meanwhile.
             wanted: what to watch.
             learn: whether hosts that are in no list may be learnt.
+            must_resolve: whether it is an error if no name has an address at the start; else they may get one later.
             look_up: of one name; None: with this host's resolvers.
             owners: None: of this host.
         """
@@ -62,6 +64,7 @@ class GuidedSource:
         self._book = NameBook(wanted.names())
         self._follower = NameFollower(look_up or Resolver().look_up)
         self._owners = owners or OwnerBook(looks_per_call=LOOKS_PER_READ, budget_ns=LOOK_BUDGET_NS)
+        self._must_resolve = must_resolve
         self._learner = Learner() if learn and wanted.names() else None
         self._answers: AnswerWatcher | None = None
         self._warned: set[str] = set()
@@ -83,7 +86,7 @@ class GuidedSource:
 
         Raises:
             SourceError: the source can't begin.
-            ResolveError: not one of the names has an address, and nothing else is watched.
+            ResolveError: not one of the names has an address, nothing else is watched, and that was not expected.
         """
         if self._learner is not None:
             try:
@@ -96,9 +99,11 @@ class GuidedSource:
         self._source = self._open_source()
         self._follower.wait(max(until_s - time.monotonic(), 0.0))
         self._take_answers(_now_ns())
-        if not self._list.has_addresses():
-            waiting = self._list.without_address()
-            reasons = "; ".join(self._warnings) or f"{', '.join(waiting)}: no resolver answered within {START_S:g} s"
+        waiting = self._list.without_address()
+        if waiting and not self._follower.wait(0.0):
+            self._warn(f"no answer yet for {_first(waiting)}; they are watched as soon as there is one")
+        if self._must_resolve and not self._list.has_addresses():
+            reasons = "; ".join(self._warnings)
             raise ResolveError(f"nothing to watch: {reasons}; check the name and /etc/resolv.conf, or give an address")
         self._watch()
         self._opened.start()
@@ -247,6 +252,11 @@ def _openers(events: Events) -> list[tuple[int, int, int]]:
     return list(
         zip(events["pid"][begun].tolist(), cgroups.tolist(), events["ts_ns"][begun].astype(np.int64).tolist(), strict=True)
     )
+
+
+def _first(labels: list[str]) -> str:
+    shown = ", ".join(labels[:3])
+    return shown if len(labels) <= 3 else f"{shown} and {len(labels) - 3} more"
 
 
 def _now_ns() -> int:

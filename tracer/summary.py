@@ -89,7 +89,8 @@ class Summary:
     `first_ns`, `last_ns`: boottime of the first and last event, -1 if there was none. `gaps`: connections with missing
     transitions; without loss, the kernel did not show them to the program. `findings`: those that are open; `episodes`: how
     many there were in all. `abstained`: rules that could not judge, and why. `opened`, `counted`: connections that a polling
-    source saw open, and how many the kernel counted. `kernel`: its own totals; None: they were not looked at.
+    source saw open, and how many the kernel counted. `kernel`: its own totals; None: they were not looked at. `unresolved`:
+    endpoints whose names have no address, so that nothing can be seen of them.
     """
 
     source: str
@@ -112,6 +113,7 @@ class Summary:
     opened: int = 0
     counted: int = 0
     kernel: KernelSpan | None = None
+    unresolved: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float | None:

@@ -54,7 +54,9 @@ def follow(
         support = probe_host()
         choice = choose_source(support, options.source)
         open_it = partial(open_source, support, choice, options.source)
-        source = GuidedSource(open_it, watched, learn=getattr(options, "learn", False))
+        source = GuidedSource(
+            open_it, watched, learn=getattr(options, "learn", False), must_resolve=bool(getattr(options, "registry", []))
+        )
         _ask_for_priority()
         try:
             source.start()

@@ -49,6 +49,7 @@ def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | N
             "unknown_transitions": [
                 {"old": old, "new": new, "count": count} for (old, new), count in summary.unknown_transitions.items()
             ],
+            "unresolved": list(summary.unresolved),
             "truncated": truncated,
         }
     )

@@ -27,8 +27,7 @@ from tracer.text import printable
 
 LIFETIME_S = 5.0
 _A_SHARE = 0.6  # of the lifetime for IPv4, so that a server that swallows one type's questions is still asked the other's
-_ATTEMPT_S = 1.0
-"""resolv.conf's timeout is cut to this: of three servers the last gets its turn within the share."""
+_TIMEOUT_S = 5.0  # RES_TIMEOUT, resolv.h; dnspython's own is 2 s
 _SERVERS_MAX = 3  # MAXNS, resolv.h
 _NDOTS_MAX = 15  # RES_MAXNDOTS, resolv.h
 _REASON_LENGTH_MAX = 120
@@ -97,13 +96,18 @@ class Resolver:
         """
         if self._nameservers:
             resolver = dns.resolver.Resolver(configure=False)
+            resolver.timeout = self._lifetime_s
             resolver.nameservers = [dns.nameserver.Do53Nameserver(address, port) for address, port in self._nameservers]
         else:
             text, problem = read_text(self._resolv_conf_path)
             if problem:
                 raise ValueError(problem)
             resolver = dns.resolver.Resolver(io.StringIO(_with_addresses_only(text)))
-        resolver.timeout = min(resolver.timeout, _ATTEMPT_S) if resolver.timeout > 0 else _ATTEMPT_S
+            if "timeout:" not in text:
+                resolver.timeout = _TIMEOUT_S
+        # Of several servers the last gets its turn within the share; one that is slow gets all of it.
+        attempt_s = self._lifetime_s * _A_SHARE / max(1, min(len(resolver.nameservers), _SERVERS_MAX))
+        resolver.timeout = min(resolver.timeout, attempt_s) if resolver.timeout > 0 else attempt_s
         resolver.ndots = None if resolver.ndots is None else min(max(resolver.ndots, 0), _NDOTS_MAX)
         return resolver
 

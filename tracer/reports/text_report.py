@@ -265,6 +265,8 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         lines.append(f"LOST        {summary.lost} events in {len(summary.losses)} interval(s): counts below are too low")
     if summary.gaps:
         lines.append(f"GAPS        {summary.gaps} connections with missing transitions: their times are not whole")
+    if summary.unresolved:
+        lines.append(f"UNSEEN      {printable(', '.join(summary.unresolved))}: no address is known, so nothing of it was watched")
     lines.append(
         f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}; "
         f"{summary.connections} connections, {summary.open} still open"
