@@ -21,7 +21,7 @@ from tracer.lines import batch_lines
 from tracer.pipeline import Stop, run_live
 from tracer.rules.settings import RuleSettings
 from tracer.source import Choice, _Failover, choose_source, open_source, probe_host
-from tracer.watchlist import Watch
+from tracer.watchlist import Watch, WatchList
 
 
 class Dying:
@@ -148,10 +148,11 @@ def test_when_the_program_is_gone_polling_goes_on(tmp_path: Path) -> None:
     """The real sources: the program is detached while the tracer runs."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        numbered = {1: (parse_endpoint(f"127.0.0.1:{port}"),)}
+        watched = WatchList()
+        watched.add(parse_endpoint(f"127.0.0.1:{port}"))
         support = probe_host()
         source = open_source(support, choose_source(support, "auto"), "auto")
-        source.watch(numbered)
+        source.watch(watched.watch())
         source.start()
         batches: list[EventBatch] = []
         polls = iter(range(60))
@@ -180,7 +181,7 @@ def test_when_the_program_is_gone_polling_goes_on(tmp_path: Path) -> None:
                     os.close(fd)
             return number is not None
 
-        header = live_header(Choice("ebpf", ""), 1, numbered, RuleSettings())
+        header = live_header(Choice("ebpf", ""), 1, watched, RuleSettings())
         try:
             analysis = run_live(source, header, [Keep()], Stop(), 10, on_poll)
         finally:

@@ -40,10 +40,13 @@ def take_insecure(gathering: Gathering, value: object, key: str, entry: int = 0)
 
 
 def parse_credentials(text: str, place: str) -> Reading:
-    """The registries that a config.json or auth.json has credentials or helpers for: only their names are looked at."""
+    """The registries that a config.json or auth.json has credentials or helpers for: only their names are looked at.
+
+    Somebody logs into them: they are private, unless their names are known for something else.
+    """
     gathering = Gathering(place)
     names: Mapping[str, Any] = gathering.document(parse_json, text)
     for key in ("auths", "credHelpers"):
         for entry, name, _ in gathering.tables(names, key):
-            gathering.take(name, key, Role.UNKNOWN, entry=entry)
+            gathering.take(name, key, Role.PRIVATE, entry=entry)
     return gathering.reading()
