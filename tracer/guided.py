@@ -32,6 +32,8 @@ from tracer.watchlist import WatchList
 LOOKS_PER_READ = 100
 LOOK_BUDGET_NS = 10_000_000
 """For owners, between two reads that are 50 ms apart."""
+WATCH_NS = 200_000_000
+"""What is watched changes no more often: each time, connections that are open already are looked up in all namespaces."""
 _WARNINGS_MAX = 100
 
 
@@ -67,6 +69,8 @@ class GuidedSource:
         self._must_resolve = must_resolve
         self._learner = Learner() if learn and wanted.names() else None
         self._answers: AnswerWatcher | None = None
+        self._stale = False  # what is watched is not what should be
+        self._watched_ns = 0
         self._warned: set[str] = set()
         self._warnings: list[str] = []
         self._lacking: list[str] = []
@@ -157,6 +161,7 @@ class GuidedSource:
         return {number: fact.role for number, fact in self._list.known().items()}
 
     def _watch(self) -> None:
+        self._stale = False
         candidates = {} if self._learner is None else self._learner.watch()
         self._opened.watch(self._list.watch() | candidates)
 
@@ -166,7 +171,9 @@ class GuidedSource:
         if self._learner is not None:
             changed |= self._learner.expire(now_ns)
         self._follower.ask(self._book.due(now_ns))
-        if changed:
+        self._stale |= changed
+        if self._stale and now_ns - self._watched_ns >= WATCH_NS:
+            self._watched_ns = now_ns
             self._watch()
 
     def _take_answers(self, now_ns: int) -> bool:
