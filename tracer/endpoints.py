@@ -53,9 +53,9 @@ def parse_endpoint(text: str) -> Endpoint:
     try:
         network: Network = ipaddress.ip_network(host, strict=False)
     except ValueError:
-        if "/" in host or ":" in host or not _is_host_name(host):
+        name = _host_name(host)
+        if name is None:
             raise UsageError(f"registry {text!r} is no endpoint: {_FORMS}") from None
-        name = host.lower().removesuffix(".")
         return Endpoint(f"{name}:{shown_port}", name, None, port)
     if isinstance(network, ipaddress.IPv6Network):
         network = _unmapped(network)
@@ -107,6 +107,19 @@ def _port(port_text: str | None, text: str) -> int:
     if not (port_text.isascii() and port_text.isdigit() and len(port_text) <= 5 and 1 <= int(port_text) <= 65535):
         raise UsageError(f"registry {text!r}: {port_text!r} is no port: expected 1..65535, or * for any")
     return int(port_text)
+
+
+def _host_name(host: str) -> str | None:
+    """A name as DNS has it: lower case, without the dot of the root, letters beyond ASCII as A-labels; None: it is none."""
+    if not host.isascii():
+        try:
+            encoded = host.encode("idna")
+            if encoded.decode("idna") != host.lower():  # it only looks like another one
+                return None
+        except UnicodeError:
+            return None
+        host = encoded.decode("ascii")
+    return host.lower().removesuffix(".") if _is_host_name(host) else None
 
 
 def _is_host_name(host: str) -> bool:
