@@ -43,6 +43,12 @@ def test_configured_registries_are_listed_with_role_and_origin(environ: dict[str
     assert "helped.example:443" in found
 
 
+def test_a_proxy_is_watched_with_its_caveat(environ: dict[str, str]) -> None:
+    done = regtrace(environ, "watch", "--list")
+    (line,) = (line for line in done.stderr.splitlines() if "proxy.example:3128" in line)
+    assert "registries behind it can't be told apart" in line
+
+
 def test_docker_hub_is_always_there(environ: dict[str, str]) -> None:
     found = listed(environ)
     roles = {name: found[f"{name}:443"]["role"] for name in ("registry-1.docker.io", "auth.docker.io")}

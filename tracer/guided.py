@@ -85,8 +85,8 @@ class GuidedSource:
         """How exact times are, in ns."""
         return self._opened.resolution_ns
 
-    def start(self) -> None:
-        """Resolve names, for 2 s at most beside opening the source, and begin.
+    def start(self, patience_s: float = START_S) -> None:
+        """Resolve names, for so long at most beside opening the source, and begin.
 
         Raises:
             SourceError: the source can't begin.
@@ -98,7 +98,7 @@ class GuidedSource:
             except SourceError as error:
                 self._learner = None
                 self._lacking.append(f"hosts that are in no list can't be learnt: {error}")
-        until_s = time.monotonic() + START_S
+        until_s = time.monotonic() + patience_s
         self._follower.ask(self._book.due(_now_ns()))
         self._source = self._open_source()
         self._follower.wait(max(until_s - time.monotonic(), 0.0))

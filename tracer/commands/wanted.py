@@ -10,6 +10,7 @@ from collections.abc import Callable
 from tracer.endpoints import parse_endpoint
 from tracer.errors import UsageError
 from tracer.facts import fact_json
+from tracer.roles import Role
 from tracer.text import printable
 from tracer.watchlist import WatchList
 
@@ -50,6 +51,8 @@ def _discovered(hub: bool, warn: Callable[[str], None]) -> WatchList:
             warn(f"{each.spec} ({each.origin}) is not watched: it is most of the Internet; name what you mean with --registry")
             continue
         found.add(endpoint, role=each.role, origin=each.origin, mirror_of=each.mirror_of)
+        if each.role is Role.PROXY:
+            warn(f"{each.spec} is a proxy ({each.origin}): registries behind it can't be told apart")
     if not len(found):
         raise UsageError(
             "no registry to watch: none is configured on this host; name one with --registry HOST[:PORT], or leave out --no-hub"

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from tracer.commands.wanted import print_list, wanted
 from tracer.errors import EXIT_INTERRUPTED, EXIT_OK
 from tracer.guided import GuidedSource, OpenConnections
 from tracer.header import ORIGINS, ROLES, RULES, TraceHeader, origins_text, roles_text
+from tracer.names.follower import START_S
 from tracer.pipeline import Listener, Stop, run_live
 from tracer.roles import Role
 from tracer.rules.settings import RuleSettings
@@ -47,6 +49,7 @@ def follow(
         TracerError: an endpoint can't be parsed or resolved, there is no source, or it failed.
     """
     settings = settings_for(options)
+    until_s = time.monotonic() + START_S
     if watched is None:
         watched = wanted(options, _warn)
     stop = Stop()
@@ -59,7 +62,7 @@ def follow(
         )
         _ask_for_priority()
         try:
-            source.start()
+            source.start(max(until_s - time.monotonic(), 0.0))
             for warning in source.warnings():
                 _warn(warning)
             lacking = source.lacks()
