@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.events import KernelCounts
-from tracer.facts import AddressFact, EndpointFact, Fact, fact_json, fact_of, kernel_json, kernel_of
+from tracer.facts import AddressFact, EndpointFact, Fact, fact_json, fact_of
 from tracer.owners.owner import OwnerDetail
 from tracer.roles import Role
 
@@ -72,12 +72,12 @@ def test_an_endpoint_has_a_number_of_32_bits(value: object) -> None:
 
 def test_totals_that_are_unknown_are_left_out_and_come_back_unknown() -> None:
     counts = KernelCounts(in_use=5, resets_sent=7)
-    assert kernel_json(counts) == {"in_use": 5, "resets_sent": 7}
-    assert kernel_of(kernel_json(counts) | {"of a later version": 1}) == counts
-    assert kernel_of(None) is None
+    assert counts.to_json() == {"in_use": 5, "resets_sent": 7}
+    assert KernelCounts.from_json(counts.to_json() | {"of a later version": 1}) == counts
+    assert KernelCounts.from_json(None) is None
 
 
 @pytest.mark.parametrize("value", [[], 3, {"in_use": "5"}, {"in_use": True}])
 def test_totals_that_are_none_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"total|whole"):
-        kernel_of(value)
+        KernelCounts.from_json(value)

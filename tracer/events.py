@@ -127,6 +127,23 @@ class KernelCounts(NamedTuple):
     segments_sent_again: int = -1
     resets_sent: int = -1
 
+    def to_json(self) -> dict[str, int]:
+        """By name, without those that are unknown."""
+        return {name: count for name, count in self._asdict().items() if count >= 0}
+
+    @classmethod
+    def from_json(cls, found: object) -> KernelCounts | None:
+        """What `to_json` gave; None of None. Names that are not known are passed over.
+
+        Raises:
+            ValueError: it is no object, or a total is no whole number.
+        """
+        if found is None:
+            return None
+        if not isinstance(found, dict) or any(type(found.get(name, -1)) is not int for name in cls._fields):
+            raise ValueError("the kernel's totals are no object of whole numbers")
+        return cls(**{name: found.get(name, -1) for name in cls._fields})
+
 
 @dataclass(frozen=True)
 class EventBatch:

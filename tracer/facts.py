@@ -10,12 +10,12 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Any
 
-from tracer.events import TS_NS_MAX, KernelCounts
 from tracer.owners.owner import OwnerDetail
 from tracer.roles import Role
 
 _TEXT_LENGTH_MAX = 4096
 _ENDPOINT_ID_MAX = (1 << 32) - 1
+_TS_NS_MAX = 1 << 62  # as tracer.events', which knows of facts
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def fact_of(found: object) -> Fact:
         texts = [_text(found, name) for name in ("endpoint", "origin", "mirror_of")]
         return EndpointFact(endpoint_id, texts[0], _role(found), texts[1], texts[2], _truth(found, "learnt"))
     ts_ns = whole(found, "ts_ns")
-    if not 0 <= ts_ns < TS_NS_MAX:
+    if not 0 <= ts_ns < _TS_NS_MAX:
         raise ValueError(f"ts_ns {ts_ns}")
     address = str(ipaddress.ip_network(_text(found, "address")))
     return AddressFact(endpoint_id, address.removesuffix("/32").removesuffix("/128"), _truth(found, "added"), ts_ns)
@@ -127,21 +127,3 @@ def _role(content: dict[str, Any]) -> Role:
         return Role(_text(content, "role"))
     except ValueError:
         return Role.UNKNOWN
-
-
-def kernel_json(kernel: KernelCounts) -> dict[str, int]:
-    """The kernel's totals by name, without those that are unknown."""
-    return {name: count for name, count in kernel._asdict().items() if count >= 0}
-
-
-def kernel_of(found: object) -> KernelCounts | None:
-    """The kernel's totals that `kernel_json` gave; None of None. Names that are not known are passed over.
-
-    Raises:
-        ValueError: it is no object, or a total is no whole number.
-    """
-    if found is None:
-        return None
-    if not isinstance(found, dict):
-        raise ValueError("the kernel's totals are no object")
-    return KernelCounts(**{name: whole(found, name, -1) for name in KernelCounts._fields})

@@ -17,8 +17,8 @@ import numpy as np
 from tracer.captures.output import PieceFile
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
-from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, TcpState
-from tracer.facts import EndpointFact, Fact, fact_of, kernel_of
+from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, KernelCounts, TcpState
+from tracer.facts import EndpointFact, Fact, fact_of
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lifecycle import LinuxErrno
 from tracer.lines import batch_lines, start_line
@@ -247,7 +247,7 @@ class JsonTrace:
     def _census(self, line: dict[str, Any]) -> EventBatch:
         try:
             opened, counted = (_integer(line.get(name), name, TS_NS_MAX) for name in ("opened", "counted"))
-            kernel = kernel_of(line.get("kernel"))
+            kernel = KernelCounts.from_json(line.get("kernel"))
             return replace(self._batch([], _NO_LOSS), opened=opened, counted=counted, kernel=kernel)
         except (TypeError, ValueError, SourceError) as error:
             raise self._wrong(f"no census: {error}") from error

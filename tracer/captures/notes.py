@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tracer.captures.ipc import IpcError
 from tracer.events import EventBatch, KernelCounts
-from tracer.facts import Fact, fact_json, fact_of, kernel_json, kernel_of, whole
+from tracer.facts import Fact, fact_json, fact_of, whole
 
 
 def endpoints_of(found: object) -> Iterator[tuple[int, str]]:
@@ -50,7 +50,7 @@ def note_of(batch: EventBatch) -> dict[str, Any]:
     if batch.facts:
         note["facts"] = [fact_json(fact) for fact in batch.facts]
     if batch.kernel is not None:
-        note["kernel"] = kernel_json(batch.kernel)
+        note["kernel"] = batch.kernel.to_json()
     if batch.switched:
         note |= {"switched": batch.switched, "source": batch.source, "resolution_ns": batch.resolution_ns}
         note |= {"since_ns": batch.lost_since_ns, "until_ns": batch.lost_until_ns}
@@ -82,7 +82,7 @@ def read_note(text: str) -> Noted:
             until_ns=whole(content, "until_ns"),
             switched=str(content.get("switched", "")),
             source=str(content.get("source", "")),
-            kernel=kernel_of(content.get("kernel")),
+            kernel=KernelCounts.from_json(content.get("kernel")),
             facts=_facts_of(content.get("facts", [])),
         )
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tracer.clock import ClockOffset
 from tracer.events import EventBatch
-from tracer.facts import fact_json, kernel_json
+from tracer.facts import fact_json
 from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.lines.transitions import transition_lines
 from tracer.owners.owner import OwnerDetail
@@ -41,7 +41,7 @@ def loss_line(batch: EventBatch) -> str:
 
 def census_line(batch: EventBatch) -> str:
     """Connections that were seen to open since the census before, and how many the kernel counted; its totals, if looked at."""
-    kernel = {} if batch.kernel is None else {"kernel": kernel_json(batch.kernel)}
+    kernel = {} if batch.kernel is None else {"kernel": batch.kernel.to_json()}
     return json.dumps({"type": "census", "opened": batch.opened, "counted": batch.counted} | kernel)
 
 

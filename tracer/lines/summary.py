@@ -9,7 +9,6 @@ import numpy as np
 
 from tracer.cadence import Cadence, Owner
 from tracer.clock import ClockOffset, rfc3339
-from tracer.facts import kernel_json
 from tracer.lifetimes import QUANTILE_ERROR, Distribution
 from tracer.lines.values import or_none, rounded
 from tracer.summary import EndpointSummary, KernelSpan, Summary
@@ -56,7 +55,7 @@ def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | N
 
 
 def _kernel(span: KernelSpan) -> dict[str, Any]:
-    return {"now": kernel_json(span.last), "most": kernel_json(span.most), "since_start": kernel_json(span.grown)}
+    return {"now": span.last.to_json(), "most": span.most.to_json(), "since_start": span.grown.to_json()}
 
 
 def _endpoint(endpoint: EndpointSummary) -> dict[str, Any]:
