@@ -249,16 +249,16 @@ class OpenConnections:
 
 
 def _openers(events: Events) -> list[tuple[int, int, int]]:
-    """(pid, cgroup id or -1, boottime) of those who opened connections, or hold some that were found open."""
+    """(pid, cgroup id or -1, boottime of the last) of those who opened connections, or hold some that were found open."""
     known = np.uint32(EventFlag.OWNER | EventFlag.HAS_TASK)
     begun = np.flatnonzero((is_opening(events) | is_adopted(events)) & (events["flags"] & known == known))
     if not len(begun):
         return []
     has_cgroup = events["flags"][begun] & np.uint32(EventFlag.HAS_CGROUP) != 0
-    cgroups = np.where(has_cgroup, events["cgroup_id"][begun].astype(np.int64), -1)
-    return list(
-        zip(events["pid"][begun].tolist(), cgroups.tolist(), events["ts_ns"][begun].astype(np.int64).tolist(), strict=True)
-    )
+    cgroups = np.where(has_cgroup, events["cgroup_id"][begun].astype(np.int64), -1).tolist()
+    times_ns = events["ts_ns"][begun].astype(np.int64).tolist()
+    last_ns = dict(zip(zip(events["pid"][begun].tolist(), cgroups, strict=True), times_ns, strict=True))
+    return [(pid, cgroup_id, at_ns) for (pid, cgroup_id), at_ns in last_ns.items()]
 
 
 def _first(labels: list[str]) -> str:

@@ -85,8 +85,9 @@ def _owners(rows: Connections, owners: OwnerRegister | None) -> list[str]:
     """What is known of each owner beside its name."""
     if owners is None:
         return [_NO_DETAIL] * len(rows)
-    text = cached(_detail)
-    return [text(detail) for detail in details_of(rows, owners)]
+    details = details_of(rows, owners)
+    texts = {key: _detail(detail) for key, detail in {id(detail): detail for detail in details}.items()}
+    return [texts[id(detail)] for detail in details]
 
 
 def _detail(detail: OwnerDetail | None) -> str:

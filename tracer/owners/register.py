@@ -7,6 +7,9 @@ given the latest that had begun when it was opened and fits its cgroup.
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
+
+import numpy as np
 
 from tracer.owners.owner import UNKNOWN, OwnerDetail
 from tracer.rows import Connections
@@ -53,11 +56,18 @@ class OwnerRegister:
 
 
 def details_of(rows: Connections, owners: OwnerRegister) -> list[OwnerDetail | None]:
-    """Who opened each connection; one that was open before is its holder's."""
+    """Who opened each connection; one that was open before is its holder's. A busy host has many of few."""
+    details: list[OwnerDetail | None] = [None] * len(rows)
     if not len(owners):
-        return [None] * len(rows)
-    columns = ("pid", "cgroup_id", "opened_ns", "first_seen_ns")
-    return [
-        owners.find(pid, opened_ns if opened_ns >= 0 else first_seen_ns, cgroup_id) if pid >= 0 else None
-        for pid, cgroup_id, opened_ns, first_seen_ns in zip(*(rows[name].tolist() for name in columns), strict=True)
-    ]
+        return details
+    opened_ns = np.where(rows["opened_ns"] >= 0, rows["opened_ns"], rows["first_seen_ns"])
+    order = np.lexsort((opened_ns, rows["cgroup_id"], rows["pid"]))
+    pids, cgroups, times_ns = (column[order].tolist() for column in (rows["pid"], rows["cgroup_id"], opened_ns))
+    edges = [at for at in range(1, len(rows)) if pids[at] != pids[at - 1] or cgroups[at] != cgroups[at - 1]]
+    for start, end in pairwise([0, *edges, len(rows)] if len(rows) else []):
+        if pids[start] < 0:
+            continue
+        first, last = (owners.find(pids[at], times_ns[at], cgroups[at]) for at in (start, end - 1))
+        for at, index in enumerate(order[start:end].tolist(), start):
+            details[index] = first if first is last else owners.find(pids[at], times_ns[at], cgroups[at])
+    return details
