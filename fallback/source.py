@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import select
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,8 +66,14 @@ class PollingSource:
         name: "polled" or "proc", the value of `source` in every output.
     """
 
-    def __init__(self, name: str, proc_root: Path = Path("/proc"), cpu_share: float = CPU_SHARE) -> None:
-        """Take the places; nothing is looked at before `start`."""
+    def __init__(
+        self,
+        name: str,
+        proc_root: Path = Path("/proc"),
+        cpu_share: float = CPU_SHARE,
+        numbers: Callable[[int], NDArray[np.uint64]] | None = None,
+    ) -> None:
+        """Take the places; nothing is looked at before `start`. `numbers` gives sockets theirs; None: from the first on."""
         self.name = name
         self._proc_root = proc_root
         self._cpu_share = cpu_share
@@ -75,7 +81,7 @@ class PollingSource:
         self._owners = OwnerFinder(proc_root)
         self._views: dict[int, _View] = {}
         self._watched = Watched()
-        self._numbers = numbers_from()
+        self._numbers = numbers or numbers_from()
         self._space = bytearray(_INITIAL_BYTES)
         self._sampled: set[int] = set()
         self._pending: list[EventBatch] = []

@@ -229,12 +229,14 @@ def test_facts_keep_nothing_that_identifies() -> None:
 
 def test_facts_keep_what_says_what_kind_of_thing_it_is() -> None:
     endpoint, _, _, owner = Anonymiser().batch(EventBatch(trace(), "ebpf", 1, facts=FACTS)).facts
-    assert endpoint == EndpointFact(1, "registry-1:5000", Role.MIRROR, "", "*", True)
+    assert endpoint == EndpointFact(1, "registry-1:5000", Role.MIRROR, "learnt", "*", True)
     assert isinstance(owner, OwnerDetail)
     assert (owner.pid, owner.runtime, owner.container, owner.pod, owner.unit) == (7, "docker", "container-1", "pod-1", "unit-1")
 
 
-@pytest.mark.parametrize(("field", "value"), [("unit", "docker.service"), ("netns_name", "host"), ("netns_name", "container")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("unit", "docker.service"), ("netns_name", "host"), ("netns_name", "own"), ("netns_name", "container")]
+)
 def test_well_known_places_of_owners_stay(field: str, value: str) -> None:
     (owner,) = Anonymiser().batch(EventBatch(trace(), "ebpf", 1, facts=(OwnerDetail(pid=7, **{field: value}),))).facts
     assert getattr(owner, field) == value

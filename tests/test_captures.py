@@ -223,6 +223,16 @@ class TestRoundTrip:
             before += len(batch)
         assert places == [(2, fact) for fact in facts] + [(3, totals)]
 
+    def test_events_of_endpoints_that_were_learnt_are_read_as_theirs(self, suffix: str, tmp_path: Path) -> None:
+        written = []
+        for number in (3, 4):
+            fact = EndpointFact(number, f"blobs-{number}.example:443", Role.BLOB, "learnt: dockerd", learnt=True)
+            written.append(batch_of(events_of(4, endpoint_id=number), facts=(fact,)))
+        found, truncated = read(write(tmp_path / f"a{suffix}", written))
+        assert truncated is None
+        numbers = [number for batch in found for number in batch.events["endpoint_id"].tolist()]
+        assert numbers == [3] * 4 + [4] * 4
+
     def test_a_replay_names_owners_without_the_host(self, suffix: str, tmp_path: Path) -> None:
         owner = OwnerDetail(pid=812, cgroup_id=3001, container="c" * 64, runtime="docker", unit="docker.service")
         events = trace(*path("peer", [START_NS + at for at in range(5)]))

@@ -10,7 +10,7 @@ import pytest
 from tests.traces import SECOND, S, event, trace, v4
 from tracer import learner
 from tracer.events import EventFlag, Events
-from tracer.learner import CANDIDATE_NS, CLIENT_NS, FIRST_CANDIDATE_ID, RECENT_NS, Learner
+from tracer.learner import CANDIDATE_NS, CLIENT_NS, FIRST_CANDIDATE_ID, RECENT_NS, RELABEL_NS, Learner
 from tracer.names.records import Answer
 from tracer.roles import Role
 from tracer.rows import blank_connections
@@ -46,7 +46,7 @@ def talking(at_ns: int = START_NS, **fields: Any) -> Learner:
 def promote(made: Learner, events: Events) -> list[str]:
     found = made.promoted(events, LABELS)
     for each in found:
-        made.note_learnt(each.endpoint.label, LEARNT)
+        made.note_learnt(each, LEARNT, START_NS)
     return [each.endpoint.label for each in found]
 
 
@@ -119,6 +119,7 @@ def test_a_client_that_connects_to_a_candidate_makes_it_an_endpoint() -> None:
     assert (found.endpoint.label, found.endpoint.host) == (f"{NAME}:8443", NAME)
     assert found.why == "learnt: dockerd connected to it 2.0 s after it opened one to registry.example:443"
     assert made.addresses_of(found) == (ADDRESS,)
+    made.note_learnt(found, LEARNT, START_NS)
     assert made.watch() == {}
 
 
@@ -178,6 +179,49 @@ def test_one_that_was_found_open_is_let_through_under_its_own_address_too() -> N
     seen = going_on(START_NS + 3, LEARNT, S.CLOSE_WAIT, S.ESTABLISHED, skaddr=0x9000, daddr=v4(ADDRESS))
     another = going_on(START_NS + 3, LEARNT, S.CLOSE_WAIT, S.ESTABLISHED, skaddr=0xA000, sport=9, daddr=v4(ADDRESS))
     assert made.let_through(trace(found, seen, another)).tolist() == [True, True, False]
+
+
+def test_events_that_were_on_their_way_when_a_candidate_became_an_endpoint_are_of_it() -> None:
+    made = talking()
+    hear(made, START_NS, NAME)
+    number = candidate(made)
+    events = trace(opening(START_NS + 1, number), going_on(START_NS + 2, number), going_on(START_NS + 2, number, dport=80))
+    promote(made, events)
+    assert made.relabelled(events, START_NS + RELABEL_NS - 1)["endpoint_id"].tolist() == [LEARNT, LEARNT, number]
+    assert made.relabelled(events, START_NS + RELABEL_NS)["endpoint_id"].tolist() == [number] * 3
+
+
+@pytest.mark.parametrize("known", [NAME, ADDRESS])
+def test_what_is_watched_already_is_no_candidate(known: str) -> None:
+    assert not hear(talking(), START_NS, NAME, listed=frozenset([known]))
+
+
+@pytest.mark.parametrize("name", ["10.0.0.5", "10.20.0.0/16", "::1", "a b", "-x.example", "."])
+def test_what_is_no_name_is_no_candidate(name: str) -> None:
+    assert not hear(talking(), START_NS, name)
+
+
+def test_an_opening_before_that_to_the_api_is_none_of_a_client() -> None:
+    made = talking(START_NS + SECOND)
+    hear(made, START_NS + SECOND, NAME)
+    assert promote(made, trace(opening(START_NS, candidate(made)))) == []
+
+
+def test_there_are_few_addresses_of_candidates_and_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "CANDIDATE_ADDRESSES_MAX", 6)
+    made = talking()
+    for at in range(5):
+        addresses = tuple(f"203.0.{at}.{number}" for number in range(3))
+        made.overheard([Answer(f"n{at}.example", addresses, 30)], frozenset[str]().__contains__, START_NS + at)
+    assert [members[0].host for members in made.watch().values()] == ["n3.example", "n4.example"]
+
+
+def test_no_more_is_learnt_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "LEARNT_MAX", 2)
+    made = talking()
+    hear(made, START_NS, "a.example", "b.example", "c.example")
+    found = made.promoted(trace(*(opening(START_NS + 1, number) for number in made.watch())), LABELS)
+    assert len(found) == 2
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

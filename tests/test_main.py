@@ -528,7 +528,7 @@ class TestLive:
     def test_a_watch_ends_after_its_duration(self) -> None:
         done = regtrace("watch", "--json", "--registry", UNUSED, "--duration", "0.1")
         assert done.returncode == 0
-        assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["start", "endpoint", "summary"]
+        assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == ["start", "endpoint", "address", "summary"]
 
     def test_a_watch_whose_reader_left_ends(self, tmp_path: Path) -> None:
         with serving(hang_up) as port:

@@ -277,7 +277,7 @@ def test_the_hosts_namespace_is_that_of_the_first_process(tmp_path: Path) -> Non
         (tmp_path / process / "ns").mkdir(parents=True)
         (tmp_path / process / "ns/net").symlink_to(f"net:[{inode}]")
     names = NamespaceNames(tmp_path, tmp_path / "none")
-    assert [names.name_of(inode, in_container=True, now_ns=0) for inode in (5, 6)] == ["host", "container"]
+    assert [names.name_of(inode, in_container=True, now_ns=0) for inode in (5, 6, 7)] == ["host", "own", "container"]
 
 
 def test_a_process_in_a_named_namespace_has_its_name(named: tuple[str, int]) -> None:
@@ -325,10 +325,10 @@ def test_a_name_left_without_a_namespace_is_nobodys(tmp_path: Path) -> None:
     assert NamespaceNames(run_netns=tmp_path).name_of(inode, in_container=False, now_ns=0) == ""
 
 
-def test_where_the_first_process_may_not_be_seen_this_one_is_the_host(tmp_path: Path) -> None:
+def test_where_the_first_process_may_not_be_seen_this_ones_is_called_its_own(tmp_path: Path) -> None:
     (tmp_path / "self/ns").mkdir(parents=True)
     (tmp_path / "self/ns/net").symlink_to("net:[77]")
-    assert NamespaceNames(tmp_path, tmp_path / "none").name_of(77, in_container=False, now_ns=0) == "host"
+    assert NamespaceNames(tmp_path, tmp_path / "none").name_of(77, in_container=False, now_ns=0) == "own"
 
 
 def test_a_name_of_any_bytes_is_text(tmp_path: Path) -> None:

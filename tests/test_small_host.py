@@ -70,4 +70,4 @@ def test_a_learnt_host_is_marked_with_its_reason(told: list[dict[str, Any]]) -> 
 def test_owners_have_their_command_line_and_namespace(told: list[dict[str, Any]]) -> None:
     for line in connections(told, LEARNT):
         assert line["cmdline"].split()[1] == "-c"
-        assert line["netns_name"] == "host"
+        assert line["netns_name"] == "own"

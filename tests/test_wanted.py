@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,6 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tracer.commands.wanted import wanted
+from tracer.discovery import host
+from tracer.discovery.found import Discovery, Found
+from tracer.roles import Role
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "c2VjcmV0OnRvcC1zZWNyZXQ="
@@ -107,19 +113,35 @@ def test_a_configuration_that_is_broken_is_a_line_and_the_rest_works(environ: di
     assert [line for line in done.stderr.splitlines() if str(tmp_path / "config.json") in line]
 
 
-@pytest.mark.parametrize("spec", ["0.0.0.0/0", "::/0", "10.0.0.0/4"])
-def test_most_of_the_internet_is_not_watched_because_of_a_configuration(
-    spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from tracer.commands import wanted
-    from tracer.discovery import host
-    from tracer.discovery.found import Discovery, Found
-    from tracer.roles import Role
-
-    label = f"[{spec}]:*" if ":" in spec else f"{spec}:*"
-    found = (Found(label, Role.PRIVATE, "a file: insecure-registries"), Found("r.example:443", Role.API, "a file"))
+def test_a_network_of_a_configuration_is_not_taken_for_a_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = (
+        Found("10.0.0.0/8:*", Role.PRIVATE, "a file: insecure-registries"),
+        Found("10.0.0.1:*", Role.PRIVATE, "a file"),
+        Found("r.example:443", Role.API, "a file"),
+    )
     monkeypatch.setattr(host, "discover", lambda **_: Discovery(found, (), ()))
     warnings: list[str] = []
-    made = wanted._discovered(True, warnings.append)
-    assert list(made.labels().values()) == ["r.example:443"]
-    assert "name what you mean with --registry" in warnings[0]
+    made = wanted(argparse.Namespace(registry=[], hub=True), warnings.append, {})
+    assert list(made.labels().values()) == ["10.0.0.1:*", "r.example:443"]
+    assert "10.0.0.0/8:* (a file: insecure-registries) is not watched" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["docker.io", "index.docker.io"])
+def test_docker_hubs_name_in_images_means_the_hosts_that_serve_it(environ: dict[str, str], name: str) -> None:
+    found = listed(environ, "--registry", name)
+    assert {"registry-1.docker.io:443", "auth.docker.io:443"} <= set(found)
+    assert f"{name}:443" not in found
+
+
+def test_roles_that_were_said_are_shown(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('[roles]\n"10.0.0.1:5000" = "mirror"\n')
+    found = listed(environ, "--registry", "10.0.0.1:5000", "--config", str(tmp_path / "r.toml"))
+    assert found["10.0.0.1:5000"]["role"] == "mirror"
+
+
+def test_a_password_in_a_registry_is_not_repeated(environ: dict[str, str]) -> None:
+    for spec in (f"u:{MARK}@r.example", f"https://u:{MARK}@r.example/v2"):
+        done = regtrace(environ, "watch", "--list", "--registry", spec)
+        assert done.returncode == 2
+        assert "leave out scheme, user and path" in done.stderr
+        assert MARK not in done.stderr

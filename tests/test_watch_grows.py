@@ -116,3 +116,20 @@ def test_what_is_opened_to_a_new_address_is_no_adopted_one(running: Running) -> 
         stack.enter_context(ask(new))
         (row,) = running.until_open(1)
         assert (row["endpoint_id"], row["preexisting"], row["pid"]) == (NEW, 0, os.getpid())
+
+
+def test_what_is_adopted_later_leaves_what_was_adopted_before(running: Running) -> None:
+    with ExitStack() as stack:
+        old, new, newer = (stack.enter_context(serving(answer)) for _ in range(3))
+        held = [stack.enter_context(ask(port)) for port in (old, new, newer)]
+        running.source.watch(watch(old))
+        running.source.start()
+        running.until_open(1)
+        for count, ports in ((2, (old, new)), (3, (old, new, newer))):
+            running.source.watch(watch(*ports))
+            running.until_open(count)
+        held[0].close()
+        (ended,) = running.until_ended(1)
+        assert ended["endpoint_id"] == OLD
+        assert sorted(running.analysis.open()["endpoint_id"].tolist()) == [NEW, NEW + 1]
+        assert not sum(int(rows["gap"].sum()) for rows in running.ended)

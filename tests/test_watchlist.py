@@ -77,6 +77,22 @@ def test_facts_are_told_once_in_their_order() -> None:
     assert made.facts() == ()
 
 
+def test_an_address_of_the_list_is_told_from_the_start() -> None:
+    made = listed("10.0.0.0/8:5000", "192.0.2.7")
+    told = [fact for fact in made.facts() if isinstance(fact, AddressFact)]
+    assert told == [AddressFact(1, "10.0.0.0/8", True, 0), AddressFact(2, "192.0.2.7", True, 0)]
+
+
+@pytest.mark.parametrize(
+    ("address", "covered"),
+    [("10.1.2.3", True), ("192.0.2.7", True), ("192.0.2.8", False), ("203.0.113.5", True), ("::1", False), ("a.example", False)],
+)
+def test_what_is_watched_already_is_known_by_address(address: str, covered: bool) -> None:
+    made = listed("10.0.0.0/8:5000", "192.0.2.7", "registry.example")
+    made.change("registry.example", "203.0.113.5", True, 7)
+    assert made.covers(address) is covered
+
+
 def test_a_well_known_host_has_its_role_unless_it_was_said() -> None:
     made = listed("auth.docker.io", "10.0.0.1")
     assert {number: fact.role for number, fact in made.known().items()} == {1: Role.AUTH, 2: Role.UNKNOWN}

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from tracer.cadence import Cadence, CadenceTracker, Owner
 from tracer.churn import SIDE_BY_REASON, SIDES, ChurnCounter
 from tracer.connections import ConnectionTracker
-from tracer.endpoints import is_name
 from tracer.events import EventBatch, is_transition
 from tracer.facts import EndpointFact, Fact
 from tracer.findings import Finding, Severity, Suspect
@@ -140,6 +139,8 @@ class Analysis:
             self.owners.add(fact)
         elif isinstance(fact, EndpointFact):
             self.known[fact.endpoint_id] = fact
+            if fact.learnt:
+                self._view.learnt.add(fact.endpoint_id)
             if fact.role is not Role.UNKNOWN:
                 self._roles[fact.endpoint_id] = fact.role
             self._learn({fact.endpoint_id: fact.label})
@@ -313,9 +314,7 @@ class Analysis:
         )
 
     def _unresolved(self) -> Iterator[str]:
-        for number, fact in self.known.items():
-            if not self.addresses.get(number) and is_name(fact.label):
-                yield fact.label
+        return (fact.label for number, fact in self.known.items() if not self.addresses.get(number))
 
     def _endpoint(self, endpoint_id: int, still_open: Connections) -> EndpointSummary:
         ended = self._totals.get(endpoint_id, _Totals())

@@ -65,12 +65,15 @@ class Anonymiser:
         self._replace_comms(events)
         endpoints = tuple((number, self._label(number, label)) for number, label in batch.endpoints)
         facts = tuple(map(self._fact, batch.facts))
-        return replace(batch, events=events, endpoints=endpoints, facts=facts)
+        switched = "the source before it died" if batch.switched else ""
+        return replace(batch, events=events, endpoints=endpoints, facts=facts, switched=switched)
 
     def _fact(self, fact: Fact) -> Fact:
         if isinstance(fact, EndpointFact):
             label = self._label(fact.endpoint_id, fact.label)
-            return EndpointFact(fact.endpoint_id, label, fact.role, "", fact.mirror_of and "*", fact.learnt)
+            return EndpointFact(
+                fact.endpoint_id, label, fact.role, "learnt" if fact.learnt else "", fact.mirror_of and "*", fact.learnt
+            )
         if isinstance(fact, AddressFact):
             network = ipaddress.ip_network(fact.address)
             stand_in = address_text(self._address(prefix_of(network)[0]))
@@ -80,7 +83,9 @@ class Anonymiser:
     def _owner(self, owner: OwnerDetail) -> OwnerDetail:
         """What stays is what kind of thing it is in: the runtime, a well-known service, the host's namespace."""
         unit = owner.unit if owner.unit in KNOWN_UNITS else self._name("unit", owner.unit)
-        netns_name = owner.netns_name if owner.netns_name in ("host", "container") else self._name("netns", owner.netns_name)
+        netns_name = (
+            owner.netns_name if owner.netns_name in ("host", "own", "container") else self._name("netns", owner.netns_name)
+        )
         return OwnerDetail(
             pid=owner.pid,
             started_ns=owner.started_ns,

@@ -44,6 +44,8 @@ def parse_endpoint(text: str) -> Endpoint:
         UsageError: it can't be parsed; the message says what was expected.
     """
     spec = text.strip()
+    if "@" in spec or "://" in spec:  # it may hold a password: it is not repeated
+        raise UsageError(f"a registry is no URL: leave out scheme, user and path; {_FORMS}")
     try:
         host, port_text = _split(spec)
     except ValueError:
@@ -62,10 +64,10 @@ def parse_endpoint(text: str) -> Endpoint:
     return Endpoint(f"{network_label(network)}:{shown_port}", None, network, port)
 
 
-def is_name(label: str) -> bool:
-    """Whether an endpoint's label is a name that has to be resolved, and neither an address nor a network."""
+def is_name(text: str) -> bool:
+    """Whether it is a name that has to be resolved, and neither an address nor a network."""
     try:
-        return parse_endpoint(label).host is not None
+        return parse_endpoint(text).host == text
     except UsageError:
         return False
 

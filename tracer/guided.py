@@ -24,7 +24,7 @@ from tracer.names.follower import START_S, NameFollower
 from tracer.names.records import Answer
 from tracer.names.resolver import Resolver
 from tracer.owners.book import OwnerBook
-from tracer.roles import Role
+from tracer.roles import Role, role_of
 from tracer.source import EBPF, Source
 from tracer.text import address_text
 from tracer.watchlist import WatchList
@@ -163,7 +163,14 @@ class GuidedSource:
     def _watch(self) -> None:
         self._stale = False
         candidates = {} if self._learner is None else self._learner.watch()
-        self._opened.watch(self._list.watch() | candidates)
+        try:
+            self._opened.watch(self._list.watch() | candidates)
+        except SourceError as error:
+            if not candidates:
+                raise
+            self._warn(f"hosts that are in no list can't be learnt any more: {error}")
+            self._learner = None
+            self._opened.watch(self._list.watch())
 
     def _move(self, now_ns: int) -> None:
         """Watch what there is to watch by now."""
@@ -195,7 +202,10 @@ class GuidedSource:
         heard = self._answers.read(None if all_of_them else self._book)
         for answer in heard:
             self._book.take(answer, now_ns, overheard=True)
-        return self._learner.overheard(heard, self._book.__contains__, now_ns)
+        return self._learner.overheard(heard, self._is_known, now_ns)
+
+    def _is_known(self, name_or_address: str) -> bool:
+        return name_or_address in self._book or self._list.covers(name_or_address)
 
     def _with_facts(self, batch: EventBatch, now_ns: int) -> EventBatch:
         found = self._owners.resolve(_openers(batch.events), now_ns)
@@ -204,18 +214,17 @@ class GuidedSource:
 
     def _learnt(self, batch: EventBatch, learner: Learner, now_ns: int) -> EventBatch:
         """Only what is wanted of what was read, with endpoints that were learnt by it."""
-        events = batch.events
-        for learnt in learner.promoted(events, self._list.labels()):
-            endpoint, origin = learnt.endpoint, learnt.why
-            number = self._list.add(endpoint, role=Role.BLOB, origin=origin, learnt=True)
-            learner.note_learnt(endpoint.label, number)
+        for learnt in learner.promoted(batch.events, self._list.labels()):
+            endpoint = learnt.endpoint
+            role = role_of(endpoint.label)
+            role = Role.BLOB if role is Role.UNKNOWN else role
+            number = self._list.add(endpoint, role=role, origin=learnt.why, learnt=True)
             for address in learner.addresses_of(learnt):
                 self._list.change(str(endpoint.host), address, True, now_ns)
+            learner.note_learnt(learnt, number, now_ns)
             self._book.watch([str(endpoint.host)])
-            events = events.copy()
-            own = (events["endpoint_id"] == learnt.candidate_id) & (events["dport"] == endpoint.port)
-            events["endpoint_id"][own] = number
-            self._watch()
+            self._stale = True
+        events = learner.relabelled(batch.events, now_ns)
         wanted = learner.let_through(events)
         if wanted.all() and events is batch.events:
             return batch

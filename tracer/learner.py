@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.clients import family_of
-from tracer.endpoints import Endpoint
+from tracer.endpoints import Endpoint, is_name
 from tracer.events import EventFlag, Events, TcpState, is_adopted, is_opening
 from tracer.names.records import Answer
 from tracer.roles import Role
@@ -35,10 +35,16 @@ CLIENT_NS = 30 * SECOND_NS
 """So long after it opened a connection to an API an owner is a client of it; and as long as one is open."""
 CANDIDATE_NS = 30 * SECOND_NS
 RECENT_NS = 5 * SECOND_NS
-CANDIDATES_MAX = 512
+CANDIDATES_MAX = 64
+CANDIDATE_ADDRESSES_MAX = 128
+"""In all: a poller asks the kernel to check each address at each socket, and its destroy filter holds a hundred."""
+RELABEL_NS = 5 * SECOND_NS
+"""Events that were on their way when a candidate became an endpoint have its number as a candidate."""
 CLIENTS_MAX = 4096
 LEARNT_MAX = 64
-_ADDRESSES_MAX = 32
+_ADDRESSES_MAX = 16
+_RECENT_MAX = 512
+_SKEW_NS = 1_000_000
 _PASSED_MAX = 1 << 16
 FIRST_CANDIDATE_ID = 1 << 30
 """Endpoints of a list have numbers far below."""
@@ -77,9 +83,10 @@ class Learner:
         self._open: dict[Who, int] = {}  # owners of open connections to APIs, and the endpoint
         self._candidates: dict[int, _Candidate] = {}
         self._by_name: dict[str, int] = {}
-        self._recent: deque[tuple[int, Answer]] = deque(maxlen=CANDIDATES_MAX)
+        self._recent: deque[tuple[int, Answer]] = deque(maxlen=_RECENT_MAX)
         self._next_id = FIRST_CANDIDATE_ID
         self._learnt: dict[str, int] = {}  # endpoint id by label
+        self._promoted: dict[int, tuple[int, int, int]] = {}  # port, endpoint id and until when, by number as a candidate
         self._passed: OrderedDict[int, None] = OrderedDict()  # sockets of learnt endpoints that are let through
         self._passed_ends: OrderedDict[bytes, int] = OrderedDict()  # the same of those that were found open, by their ends
 
@@ -92,9 +99,14 @@ class Learner:
         """Answers that were seen on this host; whether there are new candidates.
 
         Those of the last seconds count too: a poller hears of a connection later than of a packet.
+
+        Args:
+            answers: in their order.
+            is_listed: whether a name, or an address, is watched already: what is known is no candidate.
+            now_ns: boottime.
         """
         for answer in answers:
-            if answer.addresses and not is_listed(answer.name):
+            if answer.addresses and is_name(answer.name) and not is_listed(answer.name):
                 self._recent.append((now_ns, answer))
         while self._recent and now_ns - self._recent[0][0] > RECENT_NS:
             self._recent.popleft()
@@ -102,22 +114,28 @@ class Learner:
             return False
         changed = False
         while self._recent:
-            changed |= self._note(self._recent.popleft()[1], now_ns)
+            answer = self._recent.popleft()[1]
+            addresses = [address for address in answer.addresses if not is_listed(address)][:_ADDRESSES_MAX]
+            if addresses:
+                changed |= self._note(answer.name, addresses, now_ns)
         return changed
 
-    def _note(self, answer: Answer, now_ns: int) -> bool:
-        number = self._by_name.get(answer.name)
+    def _note(self, name: str, addresses: list[str], now_ns: int) -> bool:
+        number = self._by_name.get(name)
         if number is None:
-            if len(self._candidates) >= CANDIDATES_MAX:
-                return False
-            number = self._by_name[answer.name] = self._next_id
+            number = self._by_name[name] = self._next_id
             self._next_id += 1
-            self._candidates[number] = _Candidate(answer.name, {}, 0)
+            self._candidates[number] = _Candidate(name, {}, 0)
         candidate = self._candidates[number]
         candidate.until_ns = now_ns + CANDIDATE_NS
         before = len(candidate.addresses)
-        candidate.addresses |= dict.fromkeys(answer.addresses[: _ADDRESSES_MAX - before])
+        candidate.addresses = dict.fromkeys([*candidate.addresses, *addresses][:_ADDRESSES_MAX])
+        while len(self._candidates) > CANDIDATES_MAX or self._n_addresses() > CANDIDATE_ADDRESSES_MAX:
+            self._drop(min(self._candidates, key=lambda each: (self._candidates[each].until_ns, each)))
         return len(candidate.addresses) > before
+
+    def _n_addresses(self) -> int:
+        return sum(len(candidate.addresses) for candidate in self._candidates.values())
 
     def expire(self, now_ns: int) -> bool:
         """Let go of candidates nobody connected to; whether there were any."""
@@ -135,9 +153,25 @@ class Learner:
         """The candidates, to be watched beside the list."""
         return {number: any_port(each.name, each.addresses) for number, each in self._candidates.items()}
 
-    def note_learnt(self, label: str, endpoint_id: int) -> None:
-        """A learnt endpoint is in the list under this number."""
-        self._learnt[label] = endpoint_id
+    def note_learnt(self, learnt: Learnt, endpoint_id: int, now_ns: int) -> None:
+        """A learnt endpoint is in the list under this number, and no candidate any more."""
+        self._learnt[learnt.endpoint.label] = endpoint_id
+        self._promoted[learnt.candidate_id] = (learnt.endpoint.port, endpoint_id, now_ns + RELABEL_NS)
+        self._drop(learnt.candidate_id)
+
+    def relabelled(self, events: Events, now_ns: int) -> Events:
+        """The events, those of candidates that have become endpoints with their numbers."""
+        for number in [number for number, (_, _, until_ns) in self._promoted.items() if until_ns <= now_ns]:
+            del self._promoted[number]
+        own = np.flatnonzero(np.isin(events["endpoint_id"], list(self._promoted))) if self._promoted else ()
+        if not len(own):
+            return events
+        events = events.copy()
+        for index in own:
+            port, endpoint_id, _ = self._promoted[int(events["endpoint_id"][index])]
+            if int(events["dport"][index]) == port:
+                events["endpoint_id"][index] = endpoint_id
+        return events
 
     def note_open(self, rows: Connections, roles: dict[int, Role]) -> None:
         """What is open now, in place of what was said before."""
@@ -168,7 +202,7 @@ class Learner:
 
     def promoted(self, events: Events, labels: dict[int, str]) -> list[Learnt]:
         """Candidates that a client of an API connects to among these events: endpoints from now on, candidates no more."""
-        found: list[Learnt] = []
+        found: dict[int, Learnt] = {}
         begun = (is_opening(events) | is_adopted(events)) & (events["endpoint_id"] >= FIRST_CANDIDATE_ID)
         for index in np.flatnonzero(begun).tolist():
             event = events[index]
@@ -185,14 +219,14 @@ class Learner:
             how = f"{after_s:.1f} s after {first} opened one to {api}" if opened_ns >= 0 else f"while it had one open to {api}"
             label = f"{candidate.name}:{int(event['dport'])}"
             endpoint = Endpoint(label, candidate.name, None, int(event["dport"]))
-            found.append(Learnt(endpoint, number, f"learnt: {who} connected to it {how}"))
+            found.setdefault(number, Learnt(endpoint, number, f"learnt: {who} connected to it {how}"))
             if len(self._learnt) + len(found) >= LEARNT_MAX:
                 break
-        return list({each.candidate_id: each for each in reversed(found)}.values())[::-1]
+        return list(found.values())
 
     def addresses_of(self, learnt: Learnt) -> tuple[str, ...]:
-        """The addresses of a candidate that was promoted; it is none any more."""
-        return tuple(self._drop(learnt.candidate_id).addresses)
+        """The addresses of a candidate."""
+        return tuple(self._candidates[learnt.candidate_id].addresses)
 
     def let_through(self, events: Events) -> NDArray[np.bool_]:
         """Which events are wanted: not those of candidates, and of learnt endpoints those of clients. bool, shape (n_events,)."""
@@ -234,11 +268,11 @@ class Learner:
             return None
         who = _who(event)
         opened = self._clients.get(who)
-        if opened is not None and int(event["ts_ns"]) - opened[0] <= CLIENT_NS:
+        if opened is not None and -_SKEW_NS <= int(event["ts_ns"]) - opened[0] <= CLIENT_NS:
             return opened
         if who in self._open:
             return -1, self._open[who]
-        near = int(event["ts_ns"]) - self._somebody[0] <= CLIENT_NS
+        near = -_SKEW_NS <= int(event["ts_ns"]) - self._somebody[0] <= CLIENT_NS
         return self._somebody if near and family_of(who.comm).puller else None
 
     def _is_api(self, endpoint_id: NDArray[np.uint32], roles: dict[int, Role]) -> NDArray[np.bool_]:

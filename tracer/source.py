@@ -13,9 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.adoption import with_found
-from tracer.endpoints import prefix_of
+from tracer.endpoints import ANY_PORT, Network, prefix_of
 from tracer.errors import SourceError
 from tracer.events import EventBatch, Events, no_events
 from tracer.watchlist import Watch
@@ -203,13 +204,13 @@ def _remotes(endpoints: Watch) -> Iterable[tuple[Remote, int]]:
                 yield Remote(*prefix_of(resolved.network), resolved.port), number
 
 
-def _open_now(endpoints: Watch) -> tuple[EventBatch, list[str]]:
+def _open_now(endpoints: Watch, numbers: Callable[[int], NDArray[np.uint64]] | None = None) -> tuple[EventBatch, list[str]]:
     """The sockets that are open to what is watched, and what went wrong; none where they can't be seen."""
     from fallback.source import PollingSource
 
     warnings: list[str] = []
     for name in (POLLED, PROC):
-        snapshot = PollingSource(name)
+        snapshot = PollingSource(name, numbers=numbers)
         try:
             snapshot.watch(_remotes(endpoints))
             snapshot.start()
@@ -222,9 +223,14 @@ def _open_now(endpoints: Watch) -> tuple[EventBatch, list[str]]:
 
 
 def _added(before: Watch, after: Watch) -> Watch:
-    """What is watched now and was not."""
+    """What is watched now and was not, under any number: what is open to the rest is known already."""
+    ports: dict[Network | None, set[int]] = {}
+    for members in before.values():
+        for member in members:
+            ports.setdefault(member.network, set()).add(member.port)
     fresh = {
-        number: tuple(member for member in members if member not in before.get(number, ())) for number, members in after.items()
+        number: tuple(member for member in members if not {member.port, ANY_PORT} & ports.get(member.network, set()))
+        for number, members in after.items()
     }
     return {number: members for number, members in fresh.items() if members}
 
@@ -234,8 +240,10 @@ class _EbpfAdapter:
 
     def __init__(self, support: EbpfSupport) -> None:
         from bpf.source import EbpfSource
+        from fallback.differ import numbers_from
 
         self._source = EbpfSource(support)
+        self._numbers = numbers_from()  # one for all snapshots: no two sockets have the same
         self.name: str = self._source.name
         self.resolution_ns: int = self._source.resolution_ns
         self.close = self._source.close
@@ -266,7 +274,7 @@ class _EbpfAdapter:
     def _adopt(self, endpoints: Watch) -> None:
         """Have what is open to these told with the next read."""
         if endpoints:
-            found, warnings = _open_now(endpoints)
+            found, warnings = _open_now(endpoints, self._numbers)
             self._adopted.append(found.events)
             self._warnings += [text for text in warnings if text not in self._warned]
             self._warned.update(warnings)

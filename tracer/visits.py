@@ -146,13 +146,14 @@ class VisitTracker:
         self.touched: dict[Owner, Client] = {}
         self.forgotten = 0
         self._related: dict[tuple[int, bytes], list[Client]] = {}  # by name, until the next connections
+        self._latest: list[Client] | None = None  # until then too
         self._by_name: dict[tuple[int, bytes], dict[Owner, Client]] = {}
         self._by_endpoint: dict[int, dict[Owner, Client]] = {}
 
     def settle(self) -> None:
         """Begin a new interval."""
         self.touched = {}
-        self._related = {}
+        self._related, self._latest = {}, None
         excess = len(self.clients) - CLIENTS_MAX
         if excess <= 0:
             return
@@ -178,7 +179,9 @@ class VisitTracker:
 
     def latest(self) -> list[Client]:
         """The RELATED_MAX most recently active clients."""
-        return nlargest(RELATED_MAX, self.clients.values(), key=_by_activity)
+        if self._latest is None:
+            self._latest = nlargest(RELATED_MAX, self.clients.values(), key=_by_activity)
+        return self._latest
 
     def add(self, events: Events, ended: Connections, second: int = 0) -> None:
         """Take the openings among `events`, and the connections that `ended` with them (both in trace order).
@@ -188,7 +191,7 @@ class VisitTracker:
             ended: CONNECTION_DTYPE.
             second: in which all of it is counted for rates; never less than before.
         """
-        self._related = {}
+        self._related, self._latest = {}, None
         opening = take(np.ascontiguousarray(events), np.flatnonzero(is_opening(events)))
         if len(opening):
             self._add_openings(opening, second)

@@ -47,6 +47,7 @@ class WatchList:
         self._facts.append(self._known[number])
         if endpoint.network is not None:
             self._count += 1
+            self._facts.append(AddressFact(number, _text(endpoint.network), True, 0))
         return number
 
     def __len__(self) -> int:
@@ -63,6 +64,17 @@ class WatchList:
     def names(self) -> list[str]:
         """The names that have to be resolved."""
         return list(dict.fromkeys(endpoint.host for endpoint in self._endpoints.values() if endpoint.host is not None))
+
+    def covers(self, address: str) -> bool:
+        """Whether an address is one of an endpoint's, or lies in a network that is watched; False for what is no address."""
+        try:
+            network: Network = ipaddress.ip_network(address)
+        except ValueError:
+            return False
+        if any(network in networks for networks in self._networks.values()):
+            return True
+        listed = (endpoint.network for endpoint in self._endpoints.values() if endpoint.network is not None)
+        return any(each.version == network.version and network.subnet_of(each) for each in listed)  # type: ignore[arg-type]
 
     def change(self, name: str, address: str, added: bool, at_ns: int) -> bool:
         """A name got or lost an address, at a boottime in ns; whether what is watched has changed."""
@@ -129,6 +141,11 @@ class WatchList:
         if not self._full:
             self._full = True
             self._problems.append(f"only {NETWORKS_MAX} addresses are watched; further ones of names are not")
+
+
+def _text(network: Network) -> str:
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address) if single else str(network)
 
 
 def any_port(name: str, addresses: Iterable[str]) -> tuple[Endpoint, ...]:

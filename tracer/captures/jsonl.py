@@ -54,6 +54,7 @@ class JsonTraceWriter:
     def write(self, batch: EventBatch) -> None:
         """Take a batch; see `TraceWriter`."""
         self._endpoints.update(batch.endpoints)
+        self._endpoints.update((fact.endpoint_id, fact.label) for fact in batch.facts if isinstance(fact, EndpointFact))
         self._pending += batch_lines(batch, self._endpoints, self._header.clock, samples=True)
 
     def flush(self) -> None:

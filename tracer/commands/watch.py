@@ -32,7 +32,7 @@ NICE = -10
 def run(options: argparse.Namespace) -> int:
     """Watch until the duration is over or a signal comes; or list what would be watched."""
     if options.list:
-        print_list(wanted(options, _warn), options.json)
+        print_list(wanted(options, _warn, settings_for(options).roles), options.json)
         return EXIT_OK
     return follow(options, [])
 
@@ -51,7 +51,7 @@ def follow(
     settings = settings_for(options)
     until_s = time.monotonic() + START_S
     if watched is None:
-        watched = wanted(options, _warn)
+        watched = wanted(options, _warn, settings.roles)
     stop = Stop()
     with stop.on_signals():
         support = probe_host()

@@ -29,6 +29,7 @@ _ARGUMENT_BYTES_MAX = 4096
 # podman, skopeo, crane auth, helm registry, oras.
 _PROGRAMS: dict[str, tuple[str, frozenset[str]]] = {
     "login": ("p", frozenset()),
+    "oras": ("p", frozenset()),
     "curl": ("uUbE", frozenset({"user", "proxy-user", "cert", "proxy-cert"})),
     "ctr": ("u", frozenset({"user"})),
     "kubectl": ("", frozenset({"from-literal"})),

@@ -10,6 +10,7 @@ from tracer.owners.owner import UNKNOWN
 from tracer.owners.processes import parse_netns_link
 
 HOST = "host"
+OWN = "own"
 CONTAINER = "container"
 REFRESH_NS = 1_000_000_000
 _NAMES_MAX = 4096
@@ -21,12 +22,15 @@ class NamespaceNames:
     def __init__(self, proc_root: Path = Path("/proc"), run_netns: Path = Path("/run/netns")) -> None:
         self._proc_root = proc_root
         self._run_netns = run_netns
-        self._host = UNKNOWN
+        self._host = self._own = UNKNOWN
         self._names: dict[int, str] = {}
         self._looked_ns: int | None = None
 
     def name_of(self, inode: int, *, in_container: bool, now_ns: int) -> str:
-        """The name of a network namespace: "host", one in /run/netns, "container", or "" where none is known.
+        """The name of a network namespace, "" where none is known.
+
+        "host" is that of process 1; then one in /run/netns; "own" that of this process, where process 1 may not be seen or has
+        another; "container" any other one of a container.
 
         Args:
             inode: of the namespace; -1 unknown.
@@ -37,22 +41,21 @@ class NamespaceNames:
             return ""
         if self._looked_ns is None or now_ns - self._looked_ns >= REFRESH_NS:
             self._looked_ns = now_ns
-            self._host = self._host_inode()
+            self._host, self._own = self._inode_of("1"), self._inode_of("self")
             self._names = self._named()
         if inode == self._host:
             return HOST
-        return self._names.get(inode) or (CONTAINER if in_container else "")
+        if inode in self._names:
+            return self._names[inode]
+        if inode == self._own:
+            return OWN
+        return CONTAINER if in_container else ""
 
-    def _host_inode(self) -> int:
-        """That of process 1, or of this process where that may not be seen."""
-        for process in ("1", "self"):
-            try:
-                inode = parse_netns_link(str((self._proc_root / process / "ns/net").readlink()))
-            except OSError:
-                continue
-            if inode != UNKNOWN:
-                return inode
-        return UNKNOWN
+    def _inode_of(self, process: str) -> int:
+        try:
+            return parse_netns_link(str((self._proc_root / process / "ns/net").readlink()))
+        except OSError:
+            return UNKNOWN
 
     def _named(self) -> dict[int, str]:
         names: dict[int, str] = {}

@@ -34,7 +34,7 @@ class OwnerDetail:
         pod: uid of the Kubernetes pod, or id of the podman pod; "" none.
         unit: the systemd unit; "" none, or one that only stands for the container.
         netns: inode of its network namespace; -1 unknown.
-        netns_name: "host", a name in /run/netns, "container"; "" unknown.
+        netns_name: "host", a name in /run/netns, "own" (the tracer's), "container"; "" unknown.
         uid: its effective user; -1 unknown.
     """
 

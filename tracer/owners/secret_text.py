@@ -16,7 +16,9 @@ _SECRET_NAME = re.compile(
 _NAME_OF_PLACE = re.compile(r"(?:file|files|path|dir|directory|stdin|helper|helpers|store)\Z", re.IGNORECASE)
 _NAME = re.compile(r"""(?<![\w.-])-{0,2}(?P<name>\w[\w.-]*)(?P<quote>\\?["']?\]?)\s*(?P<separator>[=:])\s*""")
 # image:tag looks like a header without a blank, so its name must end with the word: auth-server:1.2, but X-Auth-Token:abc
-_HEADER_NAME = re.compile(r"(?:authorization|auth|cookie|passw(?:or)?d|pass|secret|token|key|cred(?:ential)?s?)\Z", re.IGNORECASE)
+_HEADER_NAME = re.compile(
+    r"(?:authorization|auth|art-api|cookie|passw(?:or)?d|pass|secret|token|key|cred(?:ential)?s?)\Z", re.IGNORECASE
+)
 _SCHEMES = frozenset({"basic", "bearer", "token", "negotiate", "digest", "apikey"})
 _SCHEME = re.compile(r"\b(basic|bearer|negotiate)(\s+|%20)\S+", re.IGNORECASE)
 _PEM = re.compile(r"-----BEGIN .*", re.DOTALL)

@@ -19,6 +19,7 @@ from tracer.lifecycle import STATE_NAMES
 from tracer.reports.text_report import (
     connection_texts,
     coverage_text,
+    finding_texts,
     learnt_texts,
     owner_texts,
     start_text,
@@ -35,6 +36,7 @@ _OPEN_ROWS = 15
 _ENDPOINT_WIDTH = 16
 _LOG_LINES = 12
 _FINDINGS_SHOWN = 5
+_FINDINGS_KEPT = 20
 _SECOND_NS = 1_000_000_000
 
 
@@ -89,6 +91,11 @@ class LiveReport:
     def finish(self, analysis: Analysis, truncated: str | None) -> None:
         """Leave the summary on the screen."""
         self._live.stop()
+        assert self._header is not None
+        # What was on the screen is gone now, and it is what somebody wants to copy.
+        for finding in list(self._findings.values())[-_FINDINGS_KEPT:]:
+            for text in finding_texts(finding, analysis.endpoints, self._header.clock):
+                self._console.print(Text(text))
         for line in summary_texts(analysis.summary(), truncated):
             self._console.print(Text(line))
 

@@ -107,7 +107,7 @@ def transition_texts(batch: EventBatch, endpoints: dict[int, str], clock: ClockO
 def learnt_texts(batch: EventBatch) -> list[str]:
     """Hosts that were in no list and are watched from here on."""
     return [
-        f"LEARNT {printable(fact.label)} ({fact.role.value}): {printable(fact.origin)}"
+        f"LEARNT {printable(fact.label)} ({fact.role.value}): {printable(fact.origin.removeprefix('learnt: '))}"
         for fact in batch.facts
         if isinstance(fact, EndpointFact) and fact.learnt
     ]
@@ -286,7 +286,9 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
     ]
     still = [finding for finding in summary.findings if not finding.rule.endswith("recovered")]
     if still:
-        shown = ", ".join(f"{finding.rule} ({finding.severity.text})" for finding in still)
+        shown = ", ".join(
+            f"{finding.rule} at {_endpoint(labels, finding.endpoint_id)} ({finding.severity.text})" for finding in still
+        )
         lines.append(f"findings: {summary.episodes} in all, still open: {shown}")
     elif summary.episodes:
         lines.append(f"findings: {summary.episodes} in all, none open")

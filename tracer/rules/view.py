@@ -58,6 +58,7 @@ class View:
         source, resolution_ns: of the trace.
         labels: endpoint label by id.
         roles: role by endpoint id, those that are known.
+        learnt: endpoints that were in no list, by id: nobody said what they are for.
         now_ns: boottime of this tick.
         since_ns: boottime of the first event; -1 before it.
         cell: number of the engine's cell that is being observed: what is counted by time is counted by it, so that it does
@@ -85,6 +86,7 @@ class View:
         self.resolution_ns = resolution_ns
         self.labels = labels
         self.roles = roles
+        self.learnt: set[int] = set()
         self.now_ns = -1
         self.since_ns = -1
         self.cell = -1
@@ -168,7 +170,7 @@ class View:
     def _learn_role(self, client: Client, visit: Visit) -> None:
         """Learn a token server: small answers only, asked between two visits to one and the same other endpoint."""
         number = client.owner.endpoint_id
-        if number in self.roles:
+        if number in self.roles and number not in self.learnt:
             return
         if client.received_max > ERROR_MAX_BYTES or any(acked > ERROR_MAX_BYTES for acked, _ in visit.exchanges):
             self._sandwiches[number] = -1  # whatever it is, it does more than give tokens
@@ -187,12 +189,10 @@ class View:
         A poller does not know whose the shortest connections are: somebody unknown may be anybody.
         """
         own = client.owner
-        return [
-            other
-            for other in self.visits.latest()
-            if other.owner.endpoint_id != own.endpoint_id
-            and (not own.comm or not other.owner.comm or (own.cgroup_id, own.comm) == (other.owner.cgroup_id, other.owner.comm))
-        ]
+        others = [other for other in self.visits.latest() if other.owner.endpoint_id != own.endpoint_id]
+        if not own.comm:
+            return others
+        return [*self.elsewhere(client), *(other for other in others if not other.owner.comm)]
 
     def family(self, client: Client) -> Family:
         """Its family; of somebody unknown, that of all who are known at the endpoint, if it is one."""
@@ -211,8 +211,9 @@ class View:
 
     def role(self, endpoint_id: int) -> Role:
         """What an endpoint is for: as said, or as learnt from what its clients do."""
-        learnt = Role.AUTH if self._sandwiches.get(endpoint_id, 0) >= SANDWICHES_MIN else Role.UNKNOWN
-        return self.roles.get(endpoint_id, learnt)
+        if self._sandwiches.get(endpoint_id, 0) >= SANDWICHES_MIN:
+            return Role.AUTH  # noted only where nobody said what it is for
+        return self.roles.get(endpoint_id, Role.UNKNOWN)
 
     def suspects(self, endpoint_id: int) -> tuple[Suspect, ...]:
         """Who opened connections to an endpoint in the last minute, most first."""
