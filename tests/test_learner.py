@@ -164,7 +164,7 @@ def test_of_a_learnt_endpoint_only_connections_of_clients_are_let_through_to_the
 def test_what_is_let_through_does_not_depend_on_cuts() -> None:
     events = trace(
         *(opening(START_NS + at, LEARNT, skaddr=0x1000 * at, **(CLIENT if at % 3 else OTHER)) for at in range(1, 40)),
-        *(going_on(START_NS + 50 + at, LEARNT, skaddr=0x1000 * at) for at in range(1, 40)),
+        *(going_on(START_NS + 50 + at, LEARNT, skaddr=0x1000 * at, sport=40_000 + at) for at in range(1, 40)),
     )
     whole = learnt().let_through(events).tolist()
     made = learnt()
@@ -224,6 +224,22 @@ def test_no_more_is_learnt_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(found) == 2
 
 
+def test_one_that_was_let_through_goes_on_with_a_source_that_takes_over() -> None:
+    made = learnt()
+    before = trace(
+        opening(START_NS + 2, LEARNT, skaddr=0x1000, daddr=v4(ADDRESS)),
+        going_on(START_NS + 3, LEARNT, skaddr=0x1000, daddr=v4(ADDRESS)),
+    )
+    assert made.let_through(before).tolist() == [True, True]
+    late_ns = START_NS + CLIENT_NS + 10 * SECOND
+    found = going_on(late_ns, LEARNT, S.ESTABLISHED, S.ESTABLISHED, skaddr=5, daddr=v4(ADDRESS), pid=1, comm=b"")
+    found["flags"] |= EventFlag.ADOPTED
+    end = going_on(late_ns + 1, LEARNT, S.CLOSE, S.LAST_ACK, skaddr=5, daddr=v4(ADDRESS))
+    another = found.copy()
+    another["sport"], another["skaddr"] = 9, 6
+    assert made.let_through(trace(found, another, end, found)).tolist() == [True, False, True, False]
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "CANDIDATES_MAX", 5)
     monkeypatch.setattr(learner, "CLIENTS_MAX", 5)
@@ -233,6 +249,15 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         hear(made, START_NS + at, f"n{at}.example")
     assert len(made.watch()) == 5
     assert made.listens(START_NS + 19 + CLIENT_NS)
+
+
+def test_of_ten_thousand_events_of_others_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = learnt()
+    looked: list[int] = []
+    monkeypatch.setattr(made, "_is_of_a_client", lambda event: bool(looked.append(1)))
+    many = np.repeat(trace(going_on(START_NS + 2, LEARNT, skaddr=0x7000, sport=50_000)), 10_000)
+    assert not made.let_through(many).any()
+    assert looked == []
 
 
 def test_of_ten_thousand_openings_each_owner_counts_with_its_last() -> None:

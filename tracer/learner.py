@@ -87,8 +87,9 @@ class Learner:
         self._next_id = FIRST_CANDIDATE_ID
         self._learnt: dict[str, int] = {}  # endpoint id by label
         self._promoted: dict[int, tuple[int, int, int]] = {}  # port, endpoint id and until when, by number as a candidate
-        self._passed: OrderedDict[int, None] = OrderedDict()  # sockets of learnt endpoints that are let through
-        self._passed_ends: OrderedDict[bytes, int] = OrderedDict()  # the same of those that were found open, by their ends
+        # Sockets of learnt endpoints that are let through, with their ends where they are known, and the other way round.
+        self._passed: OrderedDict[int, bytes | None] = OrderedDict()
+        self._passed_ends: OrderedDict[bytes, int] = OrderedDict()
 
     def listens(self, now_ns: int) -> bool:
         """Whether somebody talks to an API, so that names which are answered may be candidates."""
@@ -230,37 +231,49 @@ class Learner:
 
     def let_through(self, events: Events) -> NDArray[np.bool_]:
         """Which events are wanted: not those of candidates, and of learnt endpoints those of clients. bool, shape (n_events,)."""
-        learnt = np.isin(events["endpoint_id"], list(self._learnt.values()))
+        learnt = np.isin(events["endpoint_id"], list(self._learnt.values())) if self._learnt else np.zeros(len(events), bool)
         keep = (events["endpoint_id"] < FIRST_CANDIDATE_ID) & ~learnt
-        for index in np.flatnonzero(learnt).tolist():
-            keep[index] = self._is_of_a_client(events[index])
+        if learnt.any():
+            begins = learnt & (is_opening(events) | is_adopted(events))
+            # Most are others'. Only those that begin, and those of sockets that may be let through, are looked at one by one.
+            passed = np.array([*self._passed, *events["skaddr"][begins].tolist()], np.uint64)
+            near = learnt & np.isin(events["skaddr"], passed)
+            ports = np.frombuffer(b"".join(ends[-2:] for ends in self._passed_ends), np.uint16)
+            near |= learnt & np.isin(events["sport"], np.append(ports, events["sport"][begins & is_adopted(events)]))
+            for index in np.flatnonzero(begins | near).tolist():
+                keep[index] = self._is_of_a_client(events[index])
         return np.asarray(keep, bool)
 
     def _is_of_a_client(self, event: np.void) -> bool:
         skaddr, ends = int(event["skaddr"]), _ends(event)
-        begins = event["flags"] & EventFlag.ADOPTED or event["old_state"] == TcpState.CLOSE
-        if begins:
+        adopted = bool(event["flags"] & EventFlag.ADOPTED)
+        if adopted or event["old_state"] == TcpState.CLOSE:
             self._passed.pop(skaddr, None)
-            if self._client(event) is None:
+            # One that was let through goes on, whoever of its owners a source that takes over can see.
+            if self._client(event) is None and not (adopted and ends in self._passed_ends):
                 return False
-            self._pass(skaddr, ends if event["flags"] & EventFlag.ADOPTED else None)
+            self._pass(skaddr, ends)
             return True
-        if ends is not None and ends in self._passed_ends:  # it was found open, and now its socket's address is known
-            self._passed.pop(self._passed_ends.pop(ends), None)
-            self._pass(skaddr, None)
+        if ends is not None and self._passed_ends.get(ends, skaddr) != skaddr:  # now its socket's address is known
+            self._passed.pop(self._passed_ends[ends], None)
+            self._pass(skaddr, ends)
         if skaddr not in self._passed:
             return False
         if event["new_state"] == TcpState.CLOSE and not event["flags"] & EventFlag.SAMPLE:
-            del self._passed[skaddr]
+            self._passed_ends.pop(self._passed.pop(skaddr) or b"", None)
+        else:
+            self._pass(skaddr, ends or self._passed[skaddr])
         return True
 
     def _pass(self, skaddr: int, ends: bytes | None) -> None:
-        self._passed[skaddr] = None
+        self._passed[skaddr] = ends
         if ends is not None:
             self._passed_ends[ends] = skaddr
-        for passed in (self._passed, self._passed_ends):
-            if len(passed) > _PASSED_MAX:
-                passed.popitem(last=False)
+        if len(self._passed) > _PASSED_MAX:
+            _, gone = self._passed.popitem(last=False)
+            self._passed_ends.pop(gone or b"", None)
+        if len(self._passed_ends) > _PASSED_MAX:
+            self._passed_ends.popitem(last=False)
 
     def _client(self, event: np.void) -> tuple[int, int] | None:
         """When and where the owner of a connection talked to an API; -1: it still does."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 AUTO, EBPF, POLLED, PROC = "auto", "ebpf", "polled", "proc"
 WANTED = (AUTO, EBPF, POLLED, PROC)
 """What `--source` takes."""
+_ADOPTION_SHARE = 0.1
+"""Of the time, what looking up open connections may take."""
 _KERNEL_ADDRESSES = 1 << 48
 """Socket addresses below are made up."""
 
@@ -249,6 +251,8 @@ class _EbpfAdapter:
         self.close = self._source.close
         self._watched: Watch = {}
         self._started = False
+        self._added: Watch = {}
+        self._adopt_due_ns = 0
         self._adopted: list[Events] = []
         self._warnings: list[str] = []
         self._warned: set[str] = set()
@@ -264,22 +268,28 @@ class _EbpfAdapter:
             if resolved.network is not None
         )
         if self._started:
-            self._adopt(_added(before, endpoints))
+            for number, members in _added(before, endpoints).items():
+                self._added[number] = (*self._added.get(number, ()), *members)
 
     def start(self) -> None:
         self._source.read()  # what came in before now was not promised
         self._started = True
-        self._adopt(self._watched)
+        self._added = self._watched
 
-    def _adopt(self, endpoints: Watch) -> None:
-        """Have what is open to these told with the next read."""
-        if endpoints:
-            found, warnings = _open_now(endpoints, self._numbers)
-            self._adopted.append(found.events)
-            self._warnings += [text for text in warnings if text not in self._warned]
-            self._warned.update(warnings)
+    def _adopt(self) -> None:
+        """Have what is open to what was added told; the more namespaces there are, the rarer, as it costs more."""
+        started_ns = time.monotonic_ns()
+        if not self._added or started_ns < self._adopt_due_ns:
+            return
+        found, warnings = _open_now(self._added, self._numbers)
+        self._added = {}
+        self._adopt_due_ns = started_ns + int((time.monotonic_ns() - started_ns) / _ADOPTION_SHARE)
+        self._adopted.append(found.events)
+        self._warnings += [text for text in warnings if text not in self._warned]
+        self._warned.update(warnings)
 
     def read(self, *, at_once: bool = False) -> EventBatch:
+        self._adopt()
         batch = self._source.read()
         if not self._adopted:
             return batch

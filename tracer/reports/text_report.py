@@ -11,7 +11,7 @@ from tracer.analysis import Analysis, Progress
 from tracer.cadence import Cadence, Rhythm
 from tracer.clock import ClockOffset, rfc3339
 from tracer.events import EventBatch, EventFlag, is_transition, valid
-from tracer.facts import EndpointFact
+from tracer.facts import AddressFact, EndpointFact
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
@@ -32,6 +32,7 @@ class TextReport:
         self._stream = stream
         self._transitions = transitions
         self._clock: ClockOffset | None = None
+        self._begun = False
 
     def start(self, header: TraceHeader) -> None:
         """Say what is watched, with which source."""
@@ -48,6 +49,9 @@ class TextReport:
         if self._transitions:
             lines += transition_texts(batch, analysis.endpoints, self._clock)
         lines += learnt_texts(batch)
+        if self._begun:  # what is known at the start stands in the first lines
+            lines += moved_texts(batch, analysis.endpoints, self._clock)
+        self._begun = True
         lines += connection_texts(progress.ended, analysis.endpoints, self._clock, analysis.owners)
         for finding in progress.findings:
             lines += finding_texts(finding, analysis.endpoints, self._clock)
@@ -110,6 +114,16 @@ def learnt_texts(batch: EventBatch) -> list[str]:
         f"LEARNT {printable(fact.label)} ({fact.role.value}): {printable(fact.origin.removeprefix('learnt: '))}"
         for fact in batch.facts
         if isinstance(fact, EndpointFact) and fact.learnt
+    ]
+
+
+def moved_texts(batch: EventBatch, endpoints: dict[int, str], clock: ClockOffset | None) -> list[str]:
+    """Addresses that names got or lost."""
+    facts = [fact for fact in batch.facts if isinstance(fact, AddressFact)]
+    times = _clock_texts([fact.ts_ns for fact in facts], clock)
+    return [
+        f"{at}  {_endpoint(endpoints, fact.endpoint_id)} is {'at' if fact.added else 'no longer at'} {printable(fact.address)}"
+        for at, fact in zip(times, facts, strict=True)
     ]
 
 

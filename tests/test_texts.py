@@ -1,4 +1,4 @@
-"""What people read of looks: bounds instead of times that nobody knows, and how much was seen."""
+"""What people read: bounds instead of times that nobody knows, how much was seen, where names moved, whose connections."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from tests.stories import LABELS, ROLES, Story, trying
 from tests.traces import MS, SECOND, START_NS, path, trace
 from tracer.analysis import Analysis
 from tracer.events import EventBatch, Events, KernelCounts, no_events
+from tracer.facts import AddressFact, EndpointFact
+from tracer.findings import Suspect
 from tracer.header import TraceHeader
-from tracer.reports.text_report import TextReport, coverage_text, summary_texts
+from tracer.owners.owner import OwnerDetail
+from tracer.owners.register import OwnerRegister
+from tracer.reports.text_report import TextReport, coverage_text, learnt_texts, owner_texts, summary_texts, suspect_text
+from tracer.roles import Role
+from tracer.rows import blank_connections
 from tracer.rules.settings import RuleSettings
 
 
@@ -94,3 +100,38 @@ def test_what_rests_on_absence_is_withheld_where_little_was_seen() -> None:
         made, text = analysed(story.events(), opened=opened, counted=12)
         assert (" auth-failure (" in text) is found
         assert ("auth-failure" in dict(made.summary().abstained)) is not found
+
+
+def test_a_name_that_moves_is_told_with_its_time_but_not_what_it_had_at_the_start() -> None:
+    stream = io.StringIO()
+    report = TextReport(stream, transitions=False)
+    made = Analysis("ebpf", 1, LABELS)
+    report.start(TraceHeader("ebpf", "because", 1, endpoints=LABELS))
+    for address, added in (("192.0.2.1", True), ("192.0.2.2", True), ("192.0.2.1", False)):
+        batch = EventBatch(no_events(), "ebpf", 1, facts=(AddressFact(1, address, added, 5 * SECOND),))
+        report.batch(batch, made.feed(batch), made)
+    label = LABELS[1]
+    assert stream.getvalue().splitlines()[-2:] == [
+        f"5.000000  {label} is at 192.0.2.2",
+        f"5.000000  {label} is no longer at 192.0.2.1",
+    ]
+    assert f"{label} is at 192.0.2.1" not in stream.getvalue()
+
+
+def test_a_learnt_host_is_told_with_its_reason_and_nothing_raw() -> None:
+    fact = EndpointFact(9, "blobs\x1b[2J.example:443", Role.BLOB, "learnt: ctr\x1b[31m connected to it", learnt=True)
+    (line,) = learnt_texts(EventBatch(no_events(), "ebpf", 1, facts=(fact, EndpointFact(1, "listed"))))
+    assert line.isprintable()
+    assert line.startswith("LEARNT blobs")
+    assert line.endswith("connected to it")
+
+
+def test_owners_and_suspects_say_their_container() -> None:
+    rows = blank_connections(1)
+    rows["pid"], rows["comm"], rows["opened_ns"], rows["cgroup_id"] = 7, b"curl", 5, 3
+    owners = OwnerRegister()
+    owners.add(OwnerDetail(pid=7, cgroup_id=3, container="c" * 64, runtime="docker"))
+    assert owner_texts(rows, owners) == ["curl[7] @docker:" + "c" * 12]
+    suspect = Suspect(7, b"curl", 3, None, 1.0, container="c" * 64)
+    assert suspect_text(suspect) == f"curl[7] in {'c' * 12} 100% of these connections"
+    assert suspect_text(replace(suspect, container=None, unit="x\x1b.service")).isprintable()
