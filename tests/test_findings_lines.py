@@ -175,7 +175,7 @@ def test_the_summary_in_words_says_what_is_open_and_who_abstained() -> None:
     made.feed(EventBatch(trying(), "ebpf", 2_000_000_000))
     made.close()
     text = "\n".join(summary_texts(made.summary()))
-    assert "refused (critical)" in text
+    assert f"refused at {LABELS[1]} (critical)" in text
     assert "retry-storm did not judge" in text
 
 
