@@ -274,7 +274,8 @@ class _EbpfAdapter:
     def start(self) -> None:
         self._source.read()  # what came in before now was not promised
         self._started = True
-        self._added = self._watched
+        self._added = dict(self._watched)
+        self._adopt()
 
     def _adopt(self) -> None:
         """Have what is open to what was added told; the more namespaces there are, the rarer, as it costs more."""
