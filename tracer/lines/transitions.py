@@ -12,7 +12,6 @@ from tracer.lifecycle import STATE_NAMES
 from tracer.lines.values import addresses, cached, known_texts, times
 from tracer.text import comm_text
 
-_NO_CLOCK = ClockOffset(0, 0)
 _TRANSITION = (
     '{{"type": "{}", "ts_ns": {}, "at": {}, "skaddr": "{:#x}", "endpoint": {}, "laddr": {}, "lport": {}, "raddr": {}, '
     '"rport": {}, "old": "{}", "new": "{}", "pid": {}, "comm": {}, "owner": {}, "cgroup_id": {}, "netns": {}, "family": {}, '
