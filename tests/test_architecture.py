@@ -17,7 +17,7 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist",
+    "learner", "watchlist", "collected",
     *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
@@ -142,7 +142,7 @@ def test_help_imports_nothing_heavy(heavy: str) -> None:
 
 
 def test_sources_offered_on_the_command_line_are_those_that_exist() -> None:
-    from tracer.main import SOURCES
+    from tracer.options import SOURCES
     from tracer.source import WANTED
 
     assert SOURCES == WANTED

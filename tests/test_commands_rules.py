@@ -20,7 +20,8 @@ from tracer.captures import create_trace
 from tracer.events import EventBatch, no_events
 from tracer.findings import Severity
 from tracer.header import ROLES, TraceHeader, roles_text
-from tracer.main import RULE_SETS, main
+from tracer.main import main
+from tracer.options import RULE_SETS
 from tracer.rules.catalogue import BY_ID, EVIDENCE, SETS, TEXTBOOK, find_rule
 from tracer.rules.rule import HEADINGS, SECOND_NS, Rule
 from tracer.rules.thresholds import Limit, Thresholds, limits

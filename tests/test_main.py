@@ -23,7 +23,8 @@ from bpf.syscall import loaded_programs
 from tests.live import PATIENCE_S, ROOT, ordinary_user, serving
 from tests.test_captures import SUFFIXES, batch_of, events_of, read, write
 from tracer.captures import FORMAT_VERSION
-from tracer.main import build_parser, main
+from tracer.main import main
+from tracer.options import build_parser
 
 COMMANDS = ("watch", "record", "replay", "doctor", "demo")
 FULL_BYTES = 64 << 10

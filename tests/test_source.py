@@ -11,7 +11,7 @@ from bpf.support import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, EbpfSupport, effect
 from bpf.syscall import possible_cpus
 from fallback.support import PollingSupport
 from tracer.errors import SourceError
-from tracer.main import SOURCES
+from tracer.options import SOURCES
 from tracer.source import WANTED, Choice, HostSupport, choose_source, open_source
 
 CAPABLE = EbpfSupport(True, True, "/usr/lib/python3/dist-packages/bcc", None, 4_000_000)

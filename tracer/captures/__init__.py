@@ -34,6 +34,10 @@ class Trace(Protocol):
         """The batches in their order. Raises CaptureError where the content is corrupt."""
         ...
 
+    def share_read(self) -> float | None:
+        """How much of the file has been read, 0..1; None where nobody knows, as of a pipe."""
+        ...
+
     def close(self) -> None:
         """Close the file."""
         ...

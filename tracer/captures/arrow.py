@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tracer.captures.ipc import Column, CutOffError, IpcError, IpcStream, RecordBatch
 from tracer.captures.notes import Noted, endpoints_of, note_of, read_note
 from tracer.captures.output import PieceFile
+from tracer.captures.position import share_read
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
 from tracer.events import EVENT_DTYPE, FIELD_FLAGS, EventBatch, EventFlag, Events, is_adopted, is_sample, no_events, valid
@@ -250,6 +251,10 @@ class ArrowTrace:
             raise CaptureError(f"{self._name} is corrupt in or after batch {number}: {error}") from error
         if not self._stream.marked:
             self.truncated = f"{self._name} has no end mark: its recorder was killed; read up to the last whole batch"
+
+    def share_read(self) -> float | None:
+        """How far it is; see `Trace`."""
+        return share_read(self._file)
 
     def close(self) -> None:
         """Close the file."""

@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from tracer.captures.output import PieceFile
+from tracer.captures.position import share_read
 from tracer.clock import ClockOffset
 from tracer.errors import CaptureError, SourceError
 from tracer.events import EVENT_DTYPE, FIELD_FLAGS, TS_NS_MAX, EventBatch, EventFlag, KernelCounts, TcpState
@@ -158,6 +159,10 @@ class JsonTrace:
             yield self._batch(events, loss)
         if self._recorded and not self._whole and self.truncated is None:
             self.truncated = f"{self._name} has no end mark: its recorder was killed; read up to the last whole line"
+
+    def share_read(self) -> float | None:
+        """How far it is; see `Trace`."""
+        return share_read(self._file)
 
     def close(self) -> None:
         """Close the file."""
