@@ -25,7 +25,8 @@ from bpf.btf import Btf, BtfError
 from bpf.layout import TRACEPOINT, kernel_layout
 
 HERE = Path(__file__).resolve().parent
-FDS = ("link", "nested_link", "sample", "events", "loss", "watch_prefixes", "watch_ports", "program")
+MAPS = ("loss", "watch_prefixes", "watch_ports", "following", "clients")
+FDS = ("link", "nested_link", "sample", "events", *MAPS, "program")
 BTF_PATH = Path("/sys/kernel/btf/vmlinux")
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -95,7 +96,7 @@ def attach(bcc: ModuleType, macros: dict[str, int]) -> tuple[Any, list[int]]:
         if link < 0:
             raise AttachError("attach", f"raw tracepoint {TRACEPOINT}: {os.strerror(ctypes.get_errno())}")
         links.append(link)
-    maps = [bpf[name.encode()].get_fd() for name in ("loss", "watch_prefixes", "watch_ports")]
+    maps = [bpf[name.encode()].get_fd() for name in MAPS]
     # bcc's table object of a ring buffer would set up a consumer of its own: only its descriptor is wanted.
     events = bcc.lib.bpf_table_fd(bpf.module, b"events")
     return bpf, [*links, sample.fd, events, *maps, program.fd]

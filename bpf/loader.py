@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bpf.attach import FDS
+from bpf.clients import CLIENT_NS, CLIENTS_MAX, FOLLOWED_MAX, FOLLOWED_PER_OPENING
 from bpf.support import EbpfSupport
 from bpf.watch_map import PORTS_MAX, PREFIXES_MAX
 from tracer.errors import SourceError
@@ -24,6 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 RING_BYTES = 8 << 20
 """58,254 events: more than a second of what one busy machine makes (50,000 events/s at 10,000 connections/s)."""
 COMPILE_TIMEOUT_S = 60.0
+FOLLOWING = {
+    "CLIENTS_MAX": CLIENTS_MAX,
+    "CLIENT_NS": CLIENT_NS,
+    "FOLLOWED_MAX": FOLLOWED_MAX,
+    "FOLLOWED_PER_OPENING": FOLLOWED_PER_OPENING,
+}
+"""What the program is told of `bpf.clients`."""
 _REPLY_BYTES = 1 << 16
 _DIAGNOSTICS_BYTES = 1 << 20
 _CHILD = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bpf.attach import main; sys.exit(main(sys.argv[1:]))"
@@ -68,7 +76,7 @@ def load(support: EbpfSupport, ring_bytes: int = RING_BYTES) -> Loaded:
         "WATCH_PREFIXES_MAX": PREFIXES_MAX,
         "WATCH_PORTS_MAX": PORTS_MAX,
         "JIFFY_NS": support.jiffy_ns,
-    }
+    } | FOLLOWING
     ours, theirs = socket.socketpair()
     # -I and -S: no user site, no environment, no cwd on the path of a process that runs as root.
     command = [sys.executable, "-I", "-S", "-c", _CHILD, str(ROOT), str(theirs.fileno()), support.bcc_dir]

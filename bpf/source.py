@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from bpf.clients import CLIENT, CLIENT_KEY, FIELD, Clients
 from bpf.loader import RING_BYTES, Loaded, load
 from bpf.ring import MappedRing
 from bpf.support import EbpfSupport
@@ -61,6 +62,9 @@ class EbpfSource:
             BpfMap(fds["watch_prefixes"], PREFIX_KEY.size, PREFIX_VALUE.size),
             BpfMap(fds["watch_ports"], PORT_KEY.size, PORT_VALUE.size),
         )
+        self._clients = Clients(
+            BpfMap(fds["following"], FIELD.size, FIELD.size), BpfMap(fds["clients"], CLIENT_KEY.size, CLIENT.size)
+        )
         try:
             self._ring = MappedRing(fds["events"], loaded.ring_bytes)
         except OSError as error:
@@ -75,6 +79,17 @@ class EbpfSource:
             SourceError: more than the kernel's map holds.
         """
         self._watch.replace(entries)
+
+    def follow(self, clients: Iterable[tuple[int, bytes]] = ()) -> None:
+        """Tell of what clients of the watched addresses connect to elsewhere, too, with endpoint id 0.
+
+        Args:
+            clients: (cgroup id, comm) of owners that have a connection to a watched address open already.
+
+        Raises:
+            SourceError: the kernel refuses.
+        """
+        self._clients.follow(clients, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def read(self) -> EventBatch:
         """Everything there is now; does not wait.
@@ -134,6 +149,7 @@ class EbpfSource:
         self._ring.close()
         self._loss.close()
         self._watch.close()
+        self._clients.close()
 
 
 def close_if_open(fd: int) -> None:

@@ -27,7 +27,7 @@ struct tcp_event {
 	__u32 unread_bytes;   /* payload received and not yet copied to the application (rcv_nxt - copied_seq, less a FIN) */
 	__u32 idle_ms;        /* since the last segment with data was received, or since the connection was established */
 	__u32 sk_err;         /* errno the kernel left for the application; 0 is "no error"; read at -> CLOSE */
-	__u32 endpoint_id;    /* which entry of the watch map matched */
+	__u32 endpoint_id;    /* which entry of the watch map matched; 0: none, it is followed for its owner's sake */
 	__u32 flags;          /* TCP_EVENT_* */
 	__u32 reserved;       /* 0; keeps the addresses and the whole record aligned to 8 bytes */
 	__u16 sport;          /* host byte order; not yet chosen at SYN_SENT unless the caller bound it */
@@ -73,6 +73,18 @@ struct watch_prefix_key {
 struct watch_prefix {
 	__u32 prefix_id;   /* for watch_ports; changes with each new content of the map */
 	__u32 endpoint_id; /* for any port that watch_ports does not list; 0: only listed ports are watched */
+};
+
+/* Key and value of the map of those who talk to what is watched, and may be told there to fetch from elsewhere. */
+struct client_key {
+	__u64 cgroup_id;
+	__u8 comm[16];   /* as in struct tcp_event, padded with NULs */
+};
+
+struct client {
+	__u64 opened_ns; /* CLOCK_BOOTTIME when it last opened a connection to what is watched, or was said to have one */
+	__s32 left;      /* so many of its connections to elsewhere are followed until it opens the next one */
+	__u32 reserved;  /* 0 */
 };
 
 /* Key of the map of ports; its value is an endpoint id (__u32). */

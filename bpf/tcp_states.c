@@ -49,6 +49,11 @@ BPF_PERCPU_ARRAY(marks, u64, MARKS);
 BPF_PERCPU_ARRAY(nesting, struct nesting, 1);
 BPF_LPM_TRIE(watch_prefixes, struct watch_prefix_key, struct watch_prefix, WATCH_PREFIXES_MAX);
 BPF_HASH(watch_ports, struct watch_port_key, u32, WATCH_PORTS_MAX);
+/* For following clients to elsewhere; see the theory of operation above is_followed(). */
+enum { FOLLOW_WANTED, FOLLOWED_SOCKETS, FOLLOW_FIELDS };
+BPF_ARRAY(following, u32, FOLLOW_FIELDS);
+BPF_TABLE("lru_hash", struct client_key, struct client, clients, CLIENTS_MAX);
+BPF_HASH(followed, u64, u8, FOLLOWED_MAX);
 
 /* The head of struct sock_common up to the last member needed: one read instead of eight. */
 struct common {
@@ -241,7 +246,8 @@ static __always_inline u32 fill_identity(struct tcp_event *event, u64 sk, struct
 	return flags;
 }
 
-static __always_inline void emit(u64 sk, struct common *common, u8 *address, u32 endpoint_id, u32 old_state,
+/* The time of the event. */
+static __always_inline u64 emit(u64 sk, struct common *common, u8 *address, u32 endpoint_id, u32 old_state,
 				 u32 new_state, u32 flags)
 {
 	u64 ts_ns = bpf_ktime_get_boot_ns();
@@ -249,7 +255,7 @@ static __always_inline void emit(u64 sk, struct common *common, u8 *address, u32
 
 	if (!event) {
 		count_loss(ts_ns);
-		return;
+		return ts_ns;
 	}
 	__builtin_memset(event, 0, sizeof(*event)); /* the ring hands out old bytes */
 	event->ts_ns = ts_ns;
@@ -278,6 +284,7 @@ static __always_inline void emit(u64 sk, struct common *common, u8 *address, u32
 	}
 	event->flags = flags;
 	events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+	return ts_ns;
 }
 
 static __always_inline int is_tcp(u64 sk)
@@ -293,17 +300,91 @@ static __always_inline int is_tcp(u64 sk)
 /* Multiplied (2^32 / golden ratio), because sockets lie at multiples of their size in slabs that are multiples of a page. */
 #define MARK_INDEX(sk) (((u32)((sk) >> 6) * 0x9E3779B1U) >> (32 - MARK_BITS))
 
+static __always_inline u32 *follow_field(u32 field)
+{
+	return following.lookup(&field);
+}
+
+static __always_inline void current_client(struct client_key *key)
+{
+	__builtin_memset(key, 0, sizeof(*key));
+	key->cgroup_id = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(key->comm, sizeof(key->comm));
+}
+
+static __always_inline void stop_following(u64 sk)
+{
+	u32 *sockets = follow_field(FOLLOWED_SOCKETS);
+
+	if (sockets && *sockets && !followed.delete(&sk))
+		__sync_fetch_and_add(sockets, -1);
+}
+
+/*
+ * Theory of operation of following. A registry's API redirects its clients to hosts that nobody listed, a moment before they
+ * connect there: too late for user space to watch these. So whoever opens a connection to what is watched is kept for a
+ * while, by cgroup and name, and what such a client opens to elsewhere is told from its first transition on, with endpoint 0.
+ * User space knows from the DNS answers whether it wants it. Unwatched traffic pays for it where it opens a connection, with one
+ * look-up, and while sockets are being followed with one at each transition; nothing at all unless user space asked for it.
+ *
+ * Bounds: a client has FOLLOWED_PER_OPENING connections to elsewhere for each one to what is watched, FOLLOWED_MAX sockets are
+ * followed at a time. A socket whose end was missed is forgotten when its address opens the next connection.
+ */
+static __always_inline int is_followed(u64 sk, int is_opening)
+{
+	u32 *wanted = follow_field(FOLLOW_WANTED), *sockets = follow_field(FOLLOWED_SOCKETS);
+	struct client_key key;
+	struct client *client;
+	u8 one = 1;
+
+	if (!wanted || !sockets)
+		return 0;
+	if (!is_opening)
+		return *sockets && followed.lookup(&sk);
+	stop_following(sk);
+	if (!*wanted)
+		return 0;
+	current_client(&key);
+	client = clients.lookup(&key);
+	if (!client || client->left <= 0 || (s64)(bpf_ktime_get_boot_ns() - client->opened_ns) > (s64)CLIENT_NS || !is_tcp(sk))
+		return 0;
+	__sync_fetch_and_add(&client->left, -1);
+	if (followed.insert(&sk, &one))
+		return 0;
+	__sync_fetch_and_add(sockets, 1);
+	return 1;
+}
+
+static __always_inline void note_client(u64 ts_ns)
+{
+	u32 *wanted = follow_field(FOLLOW_WANTED);
+	struct client client = { .opened_ns = ts_ns, .left = FOLLOWED_PER_OPENING };
+	struct client_key key;
+
+	if (!wanted || !*wanted)
+		return;
+	current_client(&key);
+	clients.update(&key, &client);
+}
+
 static __always_inline int transition(u64 sk, u32 old_state, u32 new_state)
 {
+	int is_opening = old_state == TCP_CLOSE && new_state == TCP_SYN_SENT;
 	struct common common;
 	u8 address[16] __attribute__((aligned(8)));
 	u32 endpoint_id;
+	u64 ts_ns;
 
 	if (bpf_probe_read_kernel(&common, COMMON_BYTES, (void *)sk) || remote_address(&common, address))
 		return 0;
 	endpoint_id = watched_endpoint(&common, address);
-	if (endpoint_id && is_tcp(sk))
-		emit(sk, &common, address, endpoint_id, old_state, new_state, 0);
+	if (endpoint_id ? !is_tcp(sk) : !is_followed(sk, is_opening))
+		return 0;
+	ts_ns = emit(sk, &common, address, endpoint_id, old_state, new_state, 0);
+	if (endpoint_id && is_opening)
+		note_client(ts_ns);
+	if (new_state == TCP_CLOSE)
+		stop_following(sk);
 	return 0;
 }
 

@@ -23,13 +23,14 @@ os.environ["BCC_KERNEL_SOURCE"] = root + "/bpf"
 from bpf import attach as child, layout
 from bpf.btf import Btf
 from bpf.ring import MappedRing
+from bpf.loader import FOLLOWING
 from bpf.syscall import BpfMap
 from bpf.watch_map import WatchEntry, WatchMap
 real = Btf.member
 Btf.member = lambda self, structure, path: None if f"{structure}.{path}" in missing else real(self, structure, path)
 found = layout.kernel_layout(Btf(child.BTF_PATH.read_bytes()), jiffy_ns)
 assert set(found.missing_optional) == set(missing), found
-settings = {"RING_PAGES": 16, "WATCH_PREFIXES_MAX": 16, "WATCH_PORTS_MAX": 16}
+settings = {"RING_PAGES": 16, "WATCH_PREFIXES_MAX": 16, "WATCH_PORTS_MAX": 16} | FOLLOWING
 keep, fds = child.attach(child.import_bcc(bcc_dir), settings | found.macros)
 fds = dict(zip(child.FDS, fds))
 ring = MappedRing(fds["events"], 16 * os.sysconf("SC_PAGE_SIZE"))

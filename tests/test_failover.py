@@ -17,10 +17,11 @@ from tracer.commands.watch import live_header
 from tracer.endpoints import parse_endpoint
 from tracer.errors import SourceError
 from tracer.events import EventBatch, EventFlag, no_events
+from tracer.failover import Failover
 from tracer.lines import batch_lines
 from tracer.pipeline import Stop, run_live
 from tracer.rules.settings import RuleSettings
-from tracer.source import Choice, _Failover, choose_source, open_source, probe_host
+from tracer.source import Choice, choose_source, open_source, probe_host
 from tracer.watchlist import Watch, WatchList
 
 
@@ -73,7 +74,7 @@ def adopted() -> EventBatch:
 
 def test_the_next_source_goes_on_and_the_batch_says_so() -> None:
     dying, living = Dying(), Living(adopted())
-    source = _Failover(dying, [lambda: living])
+    source = Failover(dying, [lambda: living])
     source.watch({1: ()})
     source.start()
     batch = source.read()
@@ -91,20 +92,20 @@ def test_one_that_can_t_take_over_is_passed_over() -> None:
             raise SourceError("no netlink")
 
     unable, living = Unable(), Living(adopted())
-    source = _Failover(Dying(), [lambda: unable, lambda: living])
+    source = Failover(Dying(), [lambda: unable, lambda: living])
     source.start()
     assert source.read().source == "polled"
 
 
 def test_without_another_the_death_is_the_error() -> None:
-    source = _Failover(Dying(), [])
+    source = Failover(Dying(), [])
     source.start()
     with pytest.raises(SourceError, match="the ring is gone"):
         source.read()
 
 
 def test_a_death_that_a_sample_meets_first_is_left_to_the_next_read() -> None:
-    source = _Failover(Dying(), [lambda: Living(adopted())])
+    source = Failover(Dying(), [lambda: Living(adopted())])
     source.start()
     assert source.sample([1])
     assert source.read().switched

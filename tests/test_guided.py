@@ -49,6 +49,9 @@ class Played:
     def read(self, *, at_once: bool = False) -> EventBatch:
         return self.batches.pop(0) if self.batches else EventBatch(no_events(), self.name, 1)
 
+    def follow(self, clients: Iterable[tuple[int, bytes]]) -> None:
+        pass
+
     def sample(self, skaddrs: Iterable[int]) -> bool:
         return True
 

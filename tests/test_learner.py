@@ -9,7 +9,7 @@ import pytest
 
 from tests.traces import SECOND, S, event, trace, v4
 from tracer import learner
-from tracer.events import EventFlag, Events
+from tracer.events import ELSEWHERE, EventFlag, Events
 from tracer.learner import CANDIDATE_NS, CLIENT_NS, FIRST_CANDIDATE_ID, RECENT_NS, RELABEL_NS, Learner
 from tracer.names.records import Answer
 from tracer.roles import Role
@@ -67,6 +67,49 @@ def test_nothing_is_watched_where_nobody_talks_to_an_api() -> None:
     made = Learner()
     assert not hear(made, START_NS, NAME)
     assert made.watch() == {}
+
+
+def nowhere(address: str, port: int) -> None:
+    """No endpoint has it."""
+
+
+def test_a_connection_to_elsewhere_is_that_of_the_candidate_that_has_the_address() -> None:
+    made = talking()
+    hear(made, START_NS + SECOND, NAME)
+    events = made.placed(trace(opening(START_NS + 2 * SECOND, ELSEWHERE, daddr=v4(ADDRESS))), nowhere)
+    assert events["endpoint_id"].tolist() == [candidate(made)]
+    assert promote(made, events) == [f"{NAME}:443"]
+
+
+def test_of_two_names_with_one_address_the_one_that_was_answered_last_is_meant() -> None:
+    made = talking()
+    hear(made, START_NS + 1, "before.example")
+    hear(made, START_NS + 2, NAME)
+    events = made.placed(trace(opening(START_NS + 2 * SECOND, ELSEWHERE, daddr=v4(ADDRESS))), nowhere)
+    assert promote(made, events) == [f"{NAME}:443"]
+
+
+def test_a_connection_to_elsewhere_is_that_of_the_endpoint_that_has_got_the_address_by_now() -> None:
+    made = talking()
+    events = trace(
+        opening(START_NS, ELSEWHERE, daddr=v4(ADDRESS), dport=5000), opening(START_NS, ELSEWHERE, daddr=v4(ADDRESS), dport=1)
+    )
+    placed = made.placed(events, lambda address, port: API if (address, port) == (ADDRESS, 5000) else None)
+    assert placed["endpoint_id"].tolist() == [API, ELSEWHERE]
+    assert events["endpoint_id"].tolist() == [ELSEWHERE, ELSEWHERE]
+
+
+def test_a_connection_to_elsewhere_without_a_name_is_dropped() -> None:
+    made = talking()
+    events = made.placed(trace(opening(START_NS, ELSEWHERE, daddr=v4(ADDRESS))), nowhere)
+    assert made.promoted(events, LABELS) == []
+    assert made.let_through(events).tolist() == [False]
+
+
+def test_who_connects_to_elsewhere_is_no_client_by_that() -> None:
+    made = Learner()
+    made.note_openings(trace(opening(START_NS, ELSEWHERE)), ROLES)
+    assert not made.listens(START_NS)
 
 
 def test_a_token_server_is_no_api() -> None:

@@ -127,6 +127,27 @@ def test_only_answers_with_addresses_from_port_53_for_wanted_names_are_seen() ->
     in_a_namespace(work)
 
 
+def test_what_was_passed_over_is_there_for_who_wants_everything_at_the_next_call() -> None:
+    def work() -> None:
+        with AnswerWatcher() as watcher, DnsServer({NAME: dns_server.answers(A)}, 53) as server:
+            looked_up(server)
+            assert watcher.read({"other.example"}) == []
+            assert watcher.read() == [Answer(NAME, (A,), 30)]
+            assert watcher.read() == []
+
+    in_a_namespace(work)
+
+
+def test_what_was_passed_over_twice_is_gone() -> None:
+    def work() -> None:
+        with AnswerWatcher() as watcher, DnsServer({NAME: dns_server.answers(A)}, 53) as server:
+            looked_up(server)
+            assert [watcher.read({"other.example"}) for _ in range(2)] == [[], []]
+            assert watcher.read() == []
+
+    in_a_namespace(work)
+
+
 def test_other_packets_do_not_reach_the_watcher() -> None:
     def work() -> None:
         with AnswerWatcher() as watcher, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

@@ -6,7 +6,7 @@ are a connection's two ends and its network namespace, which belong to one socke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,14 +45,14 @@ def with_found(found: Events, events: Events) -> Events:
     One that goes on among the events stands before them. One that is established or opened among them is known by that; where
     an attempt is under way to the same remote side, one in SYN_SENT may be it: an opening does not show its own port yet.
     """
-    opened = {_remote(event) for event in events[is_opening(events)]}
+    opened = {remote_of(event) for event in events[is_opening(events)]}
     first: dict[bytes, int] = {}
     for ends, old_state in zip(_ends_of_events(events), events["old_state"].tolist(), strict=True):
         first.setdefault(ends, old_state)
     before, after = [], []
     for index, ends in enumerate(_ends_of_events(found)):
         state = first.get(ends)
-        if found["new_state"][index] == TcpState.SYN_SENT and _remote(found[index]) in opened:
+        if found["new_state"][index] == TcpState.SYN_SENT and remote_of(found[index]) in opened:
             continue
         if state is None:
             after.append(index)
@@ -65,7 +65,16 @@ def with_found(found: Events, events: Events) -> Events:
     return np.asarray(np.concatenate([early, events, late]), events.dtype)
 
 
-def _remote(event: np.void) -> bytes:
+def not_attempted(found: Events, remotes: Collection[bytes]) -> Events:
+    """Sockets that were found open, without those in SYN_SENT to these remote sides."""
+    if not remotes:
+        return found
+    attempts = found["new_state"] == TcpState.SYN_SENT
+    return found[[not (attempt and remote_of(event) in remotes) for event, attempt in zip(found, attempts, strict=True)]]
+
+
+def remote_of(event: np.void) -> bytes:
+    """Address and port of the remote side."""
     return bytes(event["daddr"].tobytes()) + int(event["dport"]).to_bytes(2, "big")
 
 

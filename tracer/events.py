@@ -69,6 +69,8 @@ class TcpState(IntEnum):
 
 TS_NS_MAX = 1 << 62
 """Times are below this, so that they and their sums with a clock's offset fit into int64."""
+ELSEWHERE = 0
+"""Endpoint id of connections to an address that is not watched, by somebody who talks to one that is."""
 N_STATES = 13
 """Length of an axis indexed by TcpState; index 0 is unused."""
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer.analysis import Analysis, Progress
 from tracer.errors import ResolveError, SourceError
-from tracer.events import EventBatch, EventFlag, Events, is_adopted, is_opening
+from tracer.events import ELSEWHERE, EventBatch, EventFlag, Events, is_adopted, is_opening
 from tracer.facts import Fact
+from tracer.feed import Source
 from tracer.header import TraceHeader
 from tracer.learner import Learner
 from tracer.names.answers import AnswerWatcher
@@ -25,7 +27,7 @@ from tracer.names.records import Answer
 from tracer.names.resolver import Resolver
 from tracer.owners.book import OwnerBook
 from tracer.roles import Role, role_of
-from tracer.source import EBPF, Source
+from tracer.source import EBPF
 from tracer.text import address_text
 from tracer.watchlist import WatchList
 
@@ -38,7 +40,7 @@ _WARNINGS_MAX = 100
 
 
 class GuidedSource:
-    """See above; a `tracer.source.Feed`."""
+    """See above; a `tracer.feed.Feed`."""
 
     def __init__(
         self,
@@ -110,6 +112,8 @@ class GuidedSource:
             reasons = "; ".join(self._warnings)
             raise ResolveError(f"nothing to watch: {reasons}; check the name and /etc/resolv.conf, or give an address")
         self._watch()
+        if self._learner is not None:
+            self._opened.follow(())
         self._opened.start()
 
     def read(self, *, at_once: bool = False) -> EventBatch:
@@ -118,10 +122,10 @@ class GuidedSource:
         batch = self._opened.read(at_once=at_once)
         if self._learner is not None and len(batch):
             self._learner.note_openings(batch.events, self._roles())
-            batch = self._learnt(batch, self._learner, now_ns)
-        # After the read: who asks for a name because an API told it to has opened its connection to that before.
+        # After the read: who asks for a name because an API told it to has opened its connection to that before. And before the
+        # events are judged: who connects to where it was told has got its answer before.
         self._move(now_ns)
-        return self._with_facts(batch, now_ns)
+        return self._with_facts(self._wanted(batch, now_ns), now_ns)
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
         """See `Source`."""
@@ -156,6 +160,7 @@ class GuidedSource:
         self._book.hold(text for text in texts if text is not None)
         if self._learner is not None:
             self._learner.note_open(rows, self._roles())
+            self._opened.follow(self._learner.clients())
 
     def _roles(self) -> dict[int, Role]:
         return {number: fact.role for number, fact in self._list.known().items()}
@@ -212,9 +217,21 @@ class GuidedSource:
         facts: tuple[Fact, ...] = (*self._list.facts(), *found)
         return replace(batch, facts=facts) if facts else batch
 
-    def _learnt(self, batch: EventBatch, learner: Learner, now_ns: int) -> EventBatch:
+    def _wanted(self, batch: EventBatch, now_ns: int) -> EventBatch:
         """Only what is wanted of what was read, with endpoints that were learnt by it."""
-        for learnt in learner.promoted(batch.events, self._list.labels()):
+        if not len(batch):
+            return batch
+        learner = self._learner
+        if learner is None:
+            return _without(batch, batch.events, batch.events["endpoint_id"] != ELSEWHERE)
+        events = learner.placed(batch.events, self._list.number_at)
+        self._promote(events, learner, now_ns)
+        events = learner.relabelled(events, now_ns)
+        return _without(batch, events, learner.let_through(events))
+
+    def _promote(self, events: Events, learner: Learner, now_ns: int) -> None:
+        """Watch what is learnt from these events."""
+        for learnt in learner.promoted(events, self._list.labels()):
             endpoint = learnt.endpoint
             role = role_of(endpoint.label)
             role = Role.BLOB if role is Role.UNKNOWN else role
@@ -224,12 +241,6 @@ class GuidedSource:
             learner.note_learnt(learnt, number, now_ns)
             self._book.watch([str(endpoint.host)])
             self._stale = True
-        events = learner.relabelled(batch.events, now_ns)
-        wanted = learner.let_through(events)
-        if wanted.all() and events is batch.events:
-            return batch
-        early_ns = None if batch.early_ns is None else batch.early_ns[wanted]
-        return replace(batch, events=events[wanted], early_ns=early_ns)
 
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < _WARNINGS_MAX:
@@ -268,6 +279,14 @@ def _openers(events: Events) -> list[tuple[int, int, int]]:
     times_ns = events["ts_ns"][begun].astype(np.int64).tolist()
     last_ns = dict(zip(zip(events["pid"][begun].tolist(), cgroups, strict=True), times_ns, strict=True))
     return [(pid, cgroup_id, at_ns) for (pid, cgroup_id), at_ns in last_ns.items()]
+
+
+def _without(batch: EventBatch, events: Events, wanted: NDArray[np.bool_]) -> EventBatch:
+    """The batch with those of these events in place of its own that are wanted."""
+    if events is batch.events and wanted.all():
+        return batch
+    early_ns = None if batch.early_ns is None else batch.early_ns[wanted]
+    return replace(batch, events=events[wanted], early_ns=early_ns)
 
 
 def _first(labels: list[str]) -> str:

@@ -5,6 +5,10 @@ up its name, and connects. So names that are answered on this host while somebod
 addresses are watched with any port, for a while. If an owner who talks to an API, or did so just before, connects to one, the
 name becomes an endpoint with the role `blob`, marked as learnt. All else that is seen of candidates is dropped.
 
+Watching candidates comes too late for the very connection that makes one an endpoint, unless it is still open then. A source
+that can (the BPF program) tells what clients connect to elsewhere from the first transition on, without an endpoint; it is
+*placed* here, by the addresses that were answered.
+
 Such addresses are often a content network's, shared with half of the world. Of a learnt endpoint only connections of owners who
 also talk to an API are let through. Where it was not seen who talked to the API (a poller), a program that is there to pull
 counts as who did.
@@ -22,12 +26,12 @@ from numpy.typing import NDArray
 
 from tracer.clients import family_of
 from tracer.endpoints import Endpoint, is_name
-from tracer.events import EventFlag, Events, TcpState, is_adopted, is_opening
+from tracer.events import ELSEWHERE, EventFlag, Events, TcpState, is_adopted, is_opening
 from tracer.names.records import Answer
 from tracer.roles import Role
 from tracer.rows import Connections
 from tracer.segments import take
-from tracer.text import comm_text, printable
+from tracer.text import address_text, comm_text, printable
 from tracer.watchlist import Watch, any_port
 
 SECOND_NS = 1_000_000_000
@@ -160,6 +164,28 @@ class Learner:
         self._promoted[learnt.candidate_id] = (learnt.endpoint.port, endpoint_id, now_ns + RELABEL_NS)
         self._drop(learnt.candidate_id)
 
+    def placed(self, events: Events, number_at: Callable[[str, int], int | None]) -> Events:
+        """The events, those of connections to elsewhere with the number of the endpoint or candidate that has the address.
+
+        Args:
+            events: as they were read.
+            number_at: the endpoint of an address and port, if one has it by now.
+        """
+        elsewhere = np.flatnonzero(events["endpoint_id"] == ELSEWHERE)
+        if not len(elsewhere):
+            return events
+        events = events.copy()
+        by_address = {  # of several names with one address, the one that was answered last
+            address: number
+            for number, candidate in sorted(self._candidates.items(), key=lambda each: each[1].until_ns)
+            for address in candidate.addresses
+        }
+        for index in elsewhere.tolist():
+            address = address_text(events["daddr"][index].tobytes()) or ""
+            listed = number_at(address, int(events["dport"][index])) if address else None
+            events["endpoint_id"][index] = by_address.get(address, ELSEWHERE) if listed is None else listed
+        return events
+
     def relabelled(self, events: Events, now_ns: int) -> Events:
         """The events, those of candidates that have become endpoints with their numbers."""
         for number in [number for number, (_, _, until_ns) in self._promoted.items() if until_ns <= now_ns]:
@@ -183,6 +209,10 @@ class Learner:
                 api["cgroup_id"].tolist(), api["comm"].tolist(), api["endpoint_id"].tolist(), strict=True
             )
         }
+
+    def clients(self) -> list[tuple[int, bytes]]:
+        """(cgroup id, comm) of the owners that have a connection to an API open, as far as they are known."""
+        return [(who.cgroup_id, who.comm) for who in self._open if who.cgroup_id >= 0]
 
     def note_openings(self, events: Events, roles: dict[int, Role]) -> None:
         """Who opens connections to APIs."""
@@ -232,7 +262,7 @@ class Learner:
     def let_through(self, events: Events) -> NDArray[np.bool_]:
         """Which events are wanted: not those of candidates, and of learnt endpoints those of clients. bool, shape (n_events,)."""
         learnt = np.isin(events["endpoint_id"], list(self._learnt.values())) if self._learnt else np.zeros(len(events), bool)
-        keep = (events["endpoint_id"] < FIRST_CANDIDATE_ID) & ~learnt
+        keep = (events["endpoint_id"] < FIRST_CANDIDATE_ID) & (events["endpoint_id"] != ELSEWHERE) & ~learnt
         if learnt.any():
             begins = learnt & (is_opening(events) | is_adopted(events))
             # Most are others'. Only those that begin, and those of sockets that may be let through, are looked at one by one.
@@ -290,7 +320,7 @@ class Learner:
 
     def _is_api(self, endpoint_id: NDArray[np.uint32], roles: dict[int, Role]) -> NDArray[np.bool_]:
         other = [number for number, role in roles.items() if role in _NO_API] + list(self._learnt.values())
-        return np.asarray(~np.isin(endpoint_id, other) & (endpoint_id < FIRST_CANDIDATE_ID), bool)
+        return np.asarray(~np.isin(endpoint_id, [ELSEWHERE, *other]) & (endpoint_id < FIRST_CANDIDATE_ID), bool)
 
 
 def _ends(event: np.void) -> bytes | None:

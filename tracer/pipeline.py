@@ -15,10 +15,10 @@ import numpy as np
 from tracer.analysis import Analysis, Progress
 from tracer.clock import boottime_ns
 from tracer.events import EventBatch, no_events
+from tracer.feed import Feed
 from tracer.header import TraceHeader
 from tracer.rows import blank_connections
 from tracer.rules.settings import RuleSettings
-from tracer.source import Feed
 
 POLL_S = 0.05
 """The ring holds more than a second of a busy machine's events; nobody reads faster than this."""

@@ -1,24 +1,25 @@
 """Which source to take, in three steps: probe the host, decide (pure), open. Alone in importing `bpf` and `fallback`.
 
-A source that was chosen by itself is replaced by the next best if it dies while it runs (`_Failover`), and the stream says so.
+A source that was chosen by itself is replaced by the next best if it dies while it runs, and the stream says so.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.adoption import with_found
+from tracer.adoption import not_attempted, remote_of, with_found
 from tracer.endpoints import ANY_PORT, Network, prefix_of
 from tracer.errors import SourceError
-from tracer.events import EventBatch, Events, no_events
+from tracer.events import ELSEWHERE, EventBatch, Events, TcpState, is_opening, no_events
+from tracer.failover import Failover
+from tracer.feed import Source
 from tracer.watchlist import Watch
 
 if TYPE_CHECKING:
@@ -32,57 +33,9 @@ WANTED = (AUTO, EBPF, POLLED, PROC)
 """What `--source` takes."""
 _ADOPTION_SHARE = 0.1
 """Of the time, what looking up open connections may take."""
+_ATTEMPTS_MAX = 4096
 _KERNEL_ADDRESSES = 1 << 48
 """Socket addresses below are made up."""
-
-
-class Feed(Protocol):
-    """Where events come from, once it is known what to watch."""
-
-    @property
-    def name(self) -> str:
-        """The value of `source` in every output."""
-        ...
-
-    @property
-    def resolution_ns(self) -> int:
-        """How exact times are, in ns."""
-        ...
-
-    def start(self) -> None:
-        """What happens from now on is told, and what is open now. Raises SourceError if it can't be."""
-        ...
-
-    def read(self, *, at_once: bool = False) -> EventBatch:
-        """Everything there is now; does not wait. Raises SourceError if the source died.
-
-        A source that looks from time to time looks now if that is asked for.
-        """
-        ...
-
-    def sample(self, skaddrs: Iterable[int]) -> bool:
-        """Ask for the counters of open sockets, which come with the next read; False if this source can't."""
-        ...
-
-    def warnings(self) -> list[str]:
-        """What went wrong without ending the source, since the last time, each thing once."""
-        ...
-
-    def lacks(self) -> list[str]:
-        """What this process can't see with it, in words; known once it was started."""
-        ...
-
-    def close(self) -> None:
-        """Stop and leave nothing behind."""
-        ...
-
-
-class Source(Feed, Protocol):
-    """A feed that is told what to watch, before it starts and while it runs."""
-
-    def watch(self, endpoints: Watch) -> None:
-        """Watch these, by endpoint id, and nothing else, from now on. What is open to a new one is told as found open."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -193,7 +146,7 @@ def open_source(support: HostSupport, choice: Choice, wanted: str = AUTO) -> Sou
     source: Source = _EbpfAdapter(support.ebpf) if choice.source == EBPF else _PollingAdapter(choice.source)
     left = ((POLLED, support.polling.sock_diag), (PROC, support.polling.proc))[choice.source != EBPF :]
     names = [name for name, reason in left if reason is None and name != choice.source]
-    return _Failover(source, [partial(_PollingAdapter, name) for name in names]) if wanted == AUTO else source
+    return Failover(source, [partial(_PollingAdapter, name) for name in names]) if wanted == AUTO else source
 
 
 def _remotes(endpoints: Watch) -> Iterable[tuple[Remote, int]]:
@@ -256,6 +209,7 @@ class _EbpfAdapter:
         self._adopted: list[Events] = []
         self._warnings: list[str] = []
         self._warned: set[str] = set()
+        self._attempts: dict[int, bytes] = {}  # that are followed elsewhere and hang so far: remote side by socket
 
     def watch(self, endpoints: Watch) -> None:
         from bpf.watch_map import WatchEntry
@@ -285,17 +239,32 @@ class _EbpfAdapter:
         found, warnings = _open_now(self._added, self._numbers)
         self._added = {}
         self._adopt_due_ns = started_ns + int((time.monotonic_ns() - started_ns) / _ADOPTION_SHARE)
-        self._adopted.append(found.events)
+        self._adopted.append(not_attempted(found.events, self._attempts.values()))
         self._warnings += [text for text in warnings if text not in self._warned]
         self._warned.update(warnings)
 
     def read(self, *, at_once: bool = False) -> EventBatch:
         self._adopt()
         batch = self._source.read()
+        self._note_attempts(batch.events)
         if not self._adopted:
             return batch
         adopted, self._adopted = np.concatenate(self._adopted), []
         return replace(batch, events=with_found(adopted, batch.events))
+
+    def _note_attempts(self, events: Events) -> None:
+        """A snapshot may show them once they are watched, and nothing but the remote side tells that they are known."""
+        elsewhere = events["endpoint_id"] == ELSEWHERE
+        if not self._attempts and not elsewhere.any():
+            return
+        for event in events[elsewhere & is_opening(events) | (events["old_state"] == TcpState.SYN_SENT)]:
+            if event["old_state"] == TcpState.SYN_SENT:
+                self._attempts.pop(int(event["skaddr"]), None)
+            elif len(self._attempts) < _ATTEMPTS_MAX:
+                self._attempts[int(event["skaddr"])] = remote_of(event)
+
+    def follow(self, clients: Iterable[tuple[int, bytes]]) -> None:
+        self._source.follow(clients)
 
     def sample(self, skaddrs: Iterable[int]) -> bool:
         return self._source.sample(skaddr for skaddr in skaddrs if skaddr >= _KERNEL_ADDRESSES)
@@ -330,82 +299,5 @@ class _PollingAdapter:
     def watch(self, endpoints: Watch) -> None:
         self._source.watch(_remotes(endpoints))
 
-
-class _Failover:
-    """A source that is replaced if it dies while it runs; the batch after that says so, and when nobody was looking."""
-
-    def __init__(self, source: Source, others: list[Callable[[], Source]]) -> None:
-        self._source = source
-        self._others = others
-        self._watched: Watch = {}
-        self._warnings: list[str] = []
-        self._read_ns = 0
-        self._closed = False
-
-    @property
-    def name(self) -> str:
-        return self._source.name
-
-    @property
-    def resolution_ns(self) -> int:
-        return self._source.resolution_ns
-
-    def watch(self, endpoints: Watch) -> None:
-        self._watched = endpoints
-        self._source.watch(endpoints)
-
-    def start(self) -> None:
-        self._source.start()
-        self._read_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-    def read(self, *, at_once: bool = False) -> EventBatch:
-        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        try:
-            batch = self._source.read(at_once=at_once)
-        except SourceError as error:
-            return self._switch(error)
-        self._read_ns = now_ns
-        return batch
-
-    def sample(self, skaddrs: Iterable[int]) -> bool:
-        with suppress(SourceError):  # if it has died, the next read says so
-            return self._source.sample(skaddrs)
-        return True
-
-    def warnings(self) -> list[str]:
-        told, self._warnings = self._warnings, []
-        return [*told, *self._source.warnings()]
-
-    def lacks(self) -> list[str]:
-        return self._source.lacks()
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            with suppress(OSError):  # what has died may have lost its descriptors
-                self._source.close()
-
-    def _switch(self, death: SourceError) -> EventBatch:
-        """Go on with another source; what it finds open is told anew.
-
-        Raises:
-            SourceError: there is no other.
-        """
-        before = self._source.name
-        self.close()
-        while self._others:
-            successor = self._others.pop(0)()
-            try:
-                successor.watch(self._watched)
-                successor.start()
-                batch = successor.read()
-            except SourceError as error:
-                successor.close()
-                self._warnings.append(f"{successor.name} can't take over: {error}")
-                continue
-            self._source, self._closed = successor, False
-            until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-            why = f"{before} died: {death}"
-            self._warnings.append(f"{why}; going on with {successor.name}")
-            return replace(batch, switched=why, lost_since_ns=self._read_ns, lost_until_ns=until_ns)
-        raise death
+    def follow(self, clients: Iterable[tuple[int, bytes]]) -> None:
+        """What is over by the next look can't be told."""

@@ -76,6 +76,14 @@ class WatchList:
         listed = (endpoint.network for endpoint in self._endpoints.values() if endpoint.network is not None)
         return any(each.version == network.version and network.subnet_of(each) for each in listed)  # type: ignore[arg-type]
 
+    def number_at(self, address: str, port: int) -> int | None:
+        """The endpoint that has this address by its name, with this port or any; None: none has."""
+        network: Network = ipaddress.ip_network(address)
+        for number, networks in self._networks.items():
+            if network in networks and self._endpoints[number].port in (port, ANY_PORT):
+                return number
+        return None
+
     def change(self, name: str, address: str, added: bool, at_ns: int) -> bool:
         """A name got or lost an address, at a boottime in ns; whether what is watched has changed."""
         network: Network = ipaddress.ip_network(address)

@@ -97,6 +97,7 @@ class AnswerWatcher:
             SourceError: packets may not be seen here.
         """
         self.dropped = 0
+        self._passed_over: list[bytes] = []
         self._sockets: list[socket.socket] = []
         self._buffer = memoryview(bytearray(_PACKET_BYTES_MAX))
         try:
@@ -113,13 +114,19 @@ class AnswerWatcher:
         """What came since the last call, at most PACKETS_MAX packets of it, and the rest at the next calls; never waits.
 
         Args:
-            wanted: names of interest, lower case; None: all.
+            wanted: names of interest, lower case; None: all, also what was passed over at the call before: who wants all of them
+                since a moment ago can't know whether an answer came before it was asked for.
         """
         answers = []
+        passed_over, self._passed_over = self._passed_over if wanted is None else [], []
+        for packet in passed_over:
+            answers += _answers(packet, None)
         for each in self._sockets:
             for packet in self._packets(each):
-                parsed = (parse_message(message, wanted) for message in dns_messages(packet))
-                answers += [answer for answer in parsed if answer is not None]
+                found = _answers(packet, wanted)
+                answers += found
+                if not found and wanted is not None:
+                    self._passed_over.append(packet)
             with contextlib.suppress(OSError, struct.error):
                 self.dropped += _STATISTICS.unpack(each.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, _STATISTICS.size))[1]
         return answers
@@ -147,6 +154,11 @@ class AnswerWatcher:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _answers(packet: bytes, wanted: Container[str] | None) -> list[Answer]:
+    parsed = (parse_message(message, wanted) for message in dns_messages(packet))
+    return [answer for answer in parsed if answer is not None]
 
 
 def _open(ethertype: int, program: tuple[Instruction, ...], receive_bytes: int) -> socket.socket:
