@@ -14,10 +14,10 @@ CLIENTS_MAX = 1024
 FOLLOWED_MAX = 4096
 FOLLOWED_PER_OPENING = 32
 """A pull fetches a handful of blobs at a time; a proxy that talks to everybody must not fill the ring."""
-FIELD = struct.Struct("=I")  # index and value of the array `following`
+FOLLOWING = struct.Struct("=II")  # struct following
 CLIENT_KEY = struct.Struct("=Q16s")  # struct client_key
 CLIENT = struct.Struct("=QiI")  # struct client
-_WANTED = 0  # FOLLOW_WANTED
+_ZERO_KEY = b"\0\0\0\0"
 
 
 class Clients:
@@ -40,7 +40,7 @@ class Clients:
         """
         try:
             if not self._wanted:
-                self._following.update(FIELD.pack(_WANTED), FIELD.pack(1))
+                self._following.update(_ZERO_KEY, FOLLOWING.pack(1, 0))
                 self._wanted = True
             for (cgroup_id, comm), _ in zip(clients, range(CLIENTS_MAX), strict=False):
                 self._clients.update(CLIENT_KEY.pack(cgroup_id, comm), CLIENT.pack(now_ns, FOLLOWED_PER_OPENING, 0))

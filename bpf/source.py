@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from bpf.clients import CLIENT, CLIENT_KEY, FIELD, Clients
+from bpf.clients import CLIENT, CLIENT_KEY, FOLLOWING, Clients
 from bpf.loader import RING_BYTES, Loaded, load
 from bpf.ring import MappedRing
 from bpf.support import EbpfSupport
@@ -62,9 +62,7 @@ class EbpfSource:
             BpfMap(fds["watch_prefixes"], PREFIX_KEY.size, PREFIX_VALUE.size),
             BpfMap(fds["watch_ports"], PORT_KEY.size, PORT_VALUE.size),
         )
-        self._clients = Clients(
-            BpfMap(fds["following"], FIELD.size, FIELD.size), BpfMap(fds["clients"], CLIENT_KEY.size, CLIENT.size)
-        )
+        self._clients = Clients(BpfMap(fds["following"], 4, FOLLOWING.size), BpfMap(fds["clients"], CLIENT_KEY.size, CLIENT.size))
         try:
             self._ring = MappedRing(fds["events"], loaded.ring_bytes)
         except OSError as error:

@@ -87,6 +87,11 @@ struct client {
 	__u32 reserved;  /* 0 */
 };
 
+struct following {
+	__u32 wanted;    /* written by user space, once: then no socket is followed yet */
+	__u32 sockets;   /* followed now */
+};
+
 /* Key of the map of ports; its value is an endpoint id (__u32). */
 struct watch_port_key {
 	__u32 prefix_id;

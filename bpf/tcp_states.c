@@ -50,8 +50,7 @@ BPF_PERCPU_ARRAY(nesting, struct nesting, 1);
 BPF_LPM_TRIE(watch_prefixes, struct watch_prefix_key, struct watch_prefix, WATCH_PREFIXES_MAX);
 BPF_HASH(watch_ports, struct watch_port_key, u32, WATCH_PORTS_MAX);
 /* For following clients to elsewhere; see the theory of operation above is_followed(). */
-enum { FOLLOW_WANTED, FOLLOWED_SOCKETS, FOLLOW_FIELDS };
-BPF_ARRAY(following, u32, FOLLOW_FIELDS);
+BPF_ARRAY(following, struct following, 1);
 BPF_TABLE("lru_hash", struct client_key, struct client, clients, CLIENTS_MAX);
 BPF_HASH(followed, u64, u8, FOLLOWED_MAX);
 
@@ -300,11 +299,6 @@ static __always_inline int is_tcp(u64 sk)
 /* Multiplied (2^32 / golden ratio), because sockets lie at multiples of their size in slabs that are multiples of a page. */
 #define MARK_INDEX(sk) (((u32)((sk) >> 6) * 0x9E3779B1U) >> (32 - MARK_BITS))
 
-static __always_inline u32 *follow_field(u32 field)
-{
-	return following.lookup(&field);
-}
-
 static __always_inline void current_client(struct client_key *key)
 {
 	__builtin_memset(key, 0, sizeof(*key));
@@ -314,10 +308,11 @@ static __always_inline void current_client(struct client_key *key)
 
 static __always_inline void stop_following(u64 sk)
 {
-	u32 *sockets = follow_field(FOLLOWED_SOCKETS);
+	u32 zero = 0;
+	struct following *state = following.lookup(&zero);
 
-	if (sockets && *sockets && !followed.delete(&sk))
-		__sync_fetch_and_add(sockets, -1);
+	if (state && state->sockets && !followed.delete(&sk))
+		__sync_fetch_and_add(&state->sockets, -1);
 }
 
 /*
@@ -332,18 +327,17 @@ static __always_inline void stop_following(u64 sk)
  */
 static __always_inline int is_followed(u64 sk, int is_opening)
 {
-	u32 *wanted = follow_field(FOLLOW_WANTED), *sockets = follow_field(FOLLOWED_SOCKETS);
+	u32 zero = 0;
+	struct following *state = following.lookup(&zero);
 	struct client_key key;
 	struct client *client;
 	u8 one = 1;
 
-	if (!wanted || !sockets)
+	if (!state || !state->wanted)
 		return 0;
 	if (!is_opening)
-		return *sockets && followed.lookup(&sk);
+		return state->sockets && followed.lookup(&sk);
 	stop_following(sk);
-	if (!*wanted)
-		return 0;
 	current_client(&key);
 	client = clients.lookup(&key);
 	if (!client || client->left <= 0 || (s64)(bpf_ktime_get_boot_ns() - client->opened_ns) > (s64)CLIENT_NS || !is_tcp(sk))
@@ -351,17 +345,18 @@ static __always_inline int is_followed(u64 sk, int is_opening)
 	__sync_fetch_and_add(&client->left, -1);
 	if (followed.insert(&sk, &one))
 		return 0;
-	__sync_fetch_and_add(sockets, 1);
+	__sync_fetch_and_add(&state->sockets, 1);
 	return 1;
 }
 
 static __always_inline void note_client(u64 ts_ns)
 {
-	u32 *wanted = follow_field(FOLLOW_WANTED);
+	u32 zero = 0;
+	struct following *state = following.lookup(&zero);
 	struct client client = { .opened_ns = ts_ns, .left = FOLLOWED_PER_OPENING };
 	struct client_key key;
 
-	if (!wanted || !*wanted)
+	if (!state || !state->wanted)
 		return;
 	current_client(&key);
 	clients.update(&key, &client);

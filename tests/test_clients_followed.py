@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from bpf.clients import FOLLOWED_PER_OPENING
+from bpf.clients import FOLLOWED_PER_OPENING, FOLLOWING
 from bpf.source import EbpfSource
 from bpf.support import probe
 from tests.live import serving
@@ -137,7 +137,8 @@ def test_one_that_becomes_watched_goes_on_with_its_endpoint(source: EbpfSource, 
 
 def followed_sockets(source: EbpfSource) -> int:
     """What the program counts."""
-    return int.from_bytes(source._clients._following.lookup((1).to_bytes(4, sys.byteorder)), sys.byteorder)
+    _, sockets = FOLLOWING.unpack(source._clients._following.lookup(bytes(4)))
+    return int(sockets)
 
 
 def test_the_program_and_user_space_agree_on_the_place_of_that_count(source: EbpfSource, ports: tuple[int, int]) -> None:
