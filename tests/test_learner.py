@@ -267,6 +267,15 @@ def test_no_more_is_learnt_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(found) == 2
 
 
+def test_it_is_full_when_so_many_are_learnt_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "LEARNT_MAX", 1)
+    made = talking()
+    hear(made, START_NS, NAME)
+    assert not made.is_full
+    promote(made, trace(opening(START_NS + 1, candidate(made))))
+    assert made.is_full
+
+
 def test_one_that_was_let_through_goes_on_with_a_source_that_takes_over() -> None:
     made = learnt()
     before = trace(

@@ -19,7 +19,7 @@ from tracer.events import ELSEWHERE, EventBatch, EventFlag, Events, is_adopted, 
 from tracer.facts import Fact
 from tracer.feed import Source
 from tracer.header import TraceHeader
-from tracer.learner import Learner
+from tracer.learner import LEARNT_MAX, Learner
 from tracer.names.answers import AnswerWatcher
 from tracer.names.book import NameBook
 from tracer.names.follower import START_S, NameFollower
@@ -241,6 +241,8 @@ class GuidedSource:
             learner.note_learnt(learnt, number, now_ns)
             self._book.watch([str(endpoint.host)])
             self._stale = True
+            if learner.is_full:
+                self._warn(f"{LEARNT_MAX} hosts that were in no list have been learnt; no more will be")
 
     def _warn(self, text: str) -> None:
         if text not in self._warned and len(self._warned) < _WARNINGS_MAX:

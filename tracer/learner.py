@@ -115,7 +115,7 @@ class Learner:
                 self._recent.append((now_ns, answer))
         while self._recent and now_ns - self._recent[0][0] > RECENT_NS:
             self._recent.popleft()
-        if not self.listens(now_ns) or len(self._learnt) >= LEARNT_MAX:
+        if not self.listens(now_ns) or self.is_full:
             return False
         changed = False
         while self._recent:
@@ -163,6 +163,11 @@ class Learner:
         self._learnt[learnt.endpoint.label] = endpoint_id
         self._promoted[learnt.candidate_id] = (learnt.endpoint.port, endpoint_id, now_ns + RELABEL_NS)
         self._drop(learnt.candidate_id)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many hosts were learnt as may be."""
+        return len(self._learnt) >= LEARNT_MAX
 
     def placed(self, events: Events, number_at: Callable[[str, int], int | None]) -> Events:
         """The events, those of connections to elsewhere with the number of the endpoint or candidate that has the address.

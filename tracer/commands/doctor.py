@@ -49,7 +49,8 @@ def _write_registries(discovery: Discovery) -> None:
     for problem in discovery.problems:
         sys.stdout.write(f"{'problem':<24} {problem}\n")
     for each in discovery.found:
-        sys.stdout.write(f"{'registry':<24} {printable(f'{each.spec} ({each.role.value}): {each.origin}')}\n")
+        mirrored = f", mirror of {each.mirror_of}" if each.mirror_of else ""
+        sys.stdout.write(f"{'registry':<24} {printable(f'{each.spec} ({each.role.value}{mirrored}): {each.origin}')}\n")
 
 
 def _shown(value: object) -> str:
