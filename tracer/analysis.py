@@ -24,6 +24,7 @@ from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
 from tracer.lifetimes import Lifetimes
 from tracer.owners.owner import OwnerDetail
 from tracer.owners.register import OwnerRegister
+from tracer.remotes import Remotes
 from tracer.roles import Role, role_of
 from tracer.rows import Connections, blank_connections, by_endpoint
 from tracer.rules.engine import Engine
@@ -101,6 +102,7 @@ class Analysis:
         self.owners = OwnerRegister()
         self._settings = settings or RuleSettings()
         self._roles = dict(roles or {})
+        self._remotes = Remotes()
         self._learn(endpoints)
         self.churn = ChurnCounter()
         self._source = source
@@ -126,6 +128,7 @@ class Analysis:
     def _learn(self, endpoints: dict[int, str]) -> None:
         """Take labels of endpoints, and find out what they are for."""
         self.endpoints.update(endpoints)
+        self._remotes.learn(endpoints)
         for number, label in endpoints.items():
             said = self._settings.roles.get(label)
             if said is not None:
@@ -210,7 +213,10 @@ class Analysis:
         return [self._named(finding) for finding in self._engine.close()]
 
     def _named(self, finding: Finding) -> Finding:
-        """With what is known of its suspects."""
+        """With what is known of its suspects, and of where in a network it is."""
+        remotes = self._remotes.most(finding.endpoint_id)
+        if remotes:
+            finding = replace(finding, evidence=finding.evidence | {"remotes": remotes})
         if not len(self.owners):
             return finding
         return replace(finding, suspects=tuple(self._suspect(suspect, finding.at_ns) for suspect in finding.suspects))
@@ -259,6 +265,7 @@ class Analysis:
         self.churn.add(events, step.ended)
         self.churn.note_open(step.endpoint_id, step.change)
         self._cadence.add(events)
+        self._remotes.add(events)
         for endpoint_id, rows in by_endpoint(step.ended):
             totals = self._totals.setdefault(endpoint_id, _Totals())
             totals.ended += len(rows)

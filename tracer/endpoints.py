@@ -72,6 +72,11 @@ def is_name(text: str) -> bool:
         return False
 
 
+def is_wide(label: str) -> bool:
+    """Whether a label is of a network, or of an address or name with any port."""
+    return "/" in label or label.endswith(":*")
+
+
 def network_label(network: Network) -> str:
     """An address or CIDR as in a label: a single address without its prefix length, IPv6 in brackets."""
     single = network.prefixlen == network.max_prefixlen

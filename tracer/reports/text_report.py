@@ -168,6 +168,9 @@ def finding_texts(finding: Finding, endpoints: dict[int, str], clock: ClockOffse
     coverage = finding.evidence.get("coverage")
     if coverage is not None and coverage < 1:
         lines.append(f"    seen:   {coverage:.0%} of the connections that were opened")
+    remotes = finding.evidence.get("remotes")
+    if remotes:
+        lines.append("    where:  " + "; ".join(f"{each['address']} port {each['port']} {each['share']:.0%}" for each in remotes))
     if finding.suspects:
         lines.append("    who:    " + "; ".join(map(suspect_text, finding.suspects)))
     if finding.state is FindingState.OPEN:
