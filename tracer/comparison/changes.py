@@ -1,0 +1,310 @@
+"""Changes: every comparison that two traces allow, which of them moved, and what could not be compared. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.comparison.matching import Match, match_owners
+from tracer.comparison.metrics import EXACT_NS, FAILED, INTERVAL, OPENS, REASONS, Measured, Metric, Unit, measure
+from tracer.comparison.samples import Opens, Sample, rank_p, rate_p, share_p, tail_p
+from tracer.comparison.sides import Side
+from tracer.comparison.significance import adjusted, smallest_p
+from tracer.visits import VISIT_GAP_NS
+
+P_MAX = 0.01
+"""Adjusted: of a hundred changes that are told, one may be none."""
+RATIO_MIN = 1.25
+"""Less is what one run of the same pull differs from the next one by, on a host with other work."""
+SHARE_MIN = 0.05
+"""Five points: one pull in twenty is where people begin to notice."""
+DURATION_MIN_NS = 100_000
+"""What a busy scheduler adds to a round trip; a loopback's 20 µs that become 40 are of no interest."""
+SIZE_MIN_BYTES = 16
+"""What numbers in HTTP headers vary by."""
+KNOWN_MIN = 0.8
+"""Of the values that there must be, so many have to be known: the others are of another kind (pollers miss the short ones)."""
+RATE_SPAN_NS = 5_000_000_000
+"""A rate needs a trace of some length; that of a single visit says how the client pulls, not how often."""
+OWNERS_MAX = 50
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is compared: a pair of endpoints, an owner at all endpoints, or everything.
+
+    Attributes:
+        kind: "endpoint", "owner" or "overall".
+        a, b: its name in either trace; "" for everything.
+    """
+
+    kind: str
+    a: str = ""
+    b: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one trace shows.
+
+    Attributes:
+        count: of values; of openings for a rate.
+        visits: they belong to; -1: does not matter.
+        numbers: p25, p50, p75, p90 and p99; or hits and share; or per_min and span_ns.
+    """
+
+    count: int
+    visits: int
+    numbers: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric in both traces.
+
+    Attributes:
+        quantile: the number that says most, a key of the readings' numbers.
+        p, adjusted_p: see `significance`; adjusted for all comparisons of these traces.
+        moved: surely and by enough.
+    """
+
+    metric: Metric
+    scope: Scope
+    a: Reading
+    b: Reading
+    quantile: str
+    p: float
+    adjusted_p: float = 1.0
+    moved: bool = False
+
+    @property
+    def before(self) -> float:
+        """In A, of the number that says most."""
+        return self.a.numbers[self.quantile]
+
+    @property
+    def after(self) -> float:
+        """The same in B."""
+        return self.b.numbers[self.quantile]
+
+    @property
+    def ratio(self) -> float | None:
+        """B's to A's; None where A's is 0."""
+        return self.after / self.before if self.before else None
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """A metric that could not be compared, and why."""
+
+    metric: str
+    scope: Scope
+    why: str
+
+
+def compare(a: Side, b: Side, matches: tuple[Match, ...]) -> tuple[list[Comparison], list[NotCompared]]:
+    """Compare everything that can be, by endpoint, by owner and over all.
+
+    Returns:
+        All comparisons, those that moved marked, in a fixed order; and what was left out.
+    """
+    coarse_ns = max(exact_to_ns(a), exact_to_ns(b))
+    measured = list(zip(measure(a, coarse_ns), measure(b, coarse_ns), strict=True))
+    found: list[Comparison] = []
+    left_out: list[NotCompared] = []
+    seen: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
+    for scope, ours, theirs in _scopes(a, b, matches):
+        whole = scope.kind == "endpoint"
+        if not len(ours) or not len(theirs):
+            left_out.append(NotCompared("all", scope, f"{'A' if not len(ours) else 'B'} has no connection of it"))
+            continue
+        results: list[Comparison | NotCompared | None] = []
+        if not any(np.array_equal(ours, own) and np.array_equal(theirs, other) for own, other in seen):
+            results += [
+                _compare_values(one, other, scope, (a.block, ours), (b.block, theirs), coarse_ns)
+                for one, other in measured
+                if whole or one.metric.everywhere
+            ]
+            results.append(_compare_rates(scope, a, b, ours, theirs))
+        seen.append((ours, theirs))
+        if scope.kind == "owner":
+            results.append(_compare_intervals(scope, a, b, ours, theirs, coarse_ns))
+        found += _distinct([result for result in results if isinstance(result, Comparison)])
+        left_out += [result for result in results if isinstance(result, NotCompared)]
+    if coarse_ns > EXACT_NS:
+        why = f"times of one trace are exact to {coarse_ns / 1e6:.3g} ms only; most states are shorter"
+        left_out.append(NotCompared("times in states", Scope("overall"), why))
+    return _judged(found, coarse_ns), left_out
+
+
+def _distinct(comparisons: list[Comparison]) -> list[Comparison]:
+    """Of one scope, without the failed ones in all where these are those of a single reason."""
+    names = {metric.name for metric in REASONS.values()}
+    shares = {(each.before, each.after) for each in comparisons if each.metric.name in names}
+    return [each for each in comparisons if each.metric is not FAILED or (each.before, each.after) not in shares]
+
+
+def exact_to_ns(side: Side) -> int:
+    """How exact a trace's durations are: its resolution, or what nine tenths of its connections keep to."""
+    rows, summary = side.rows, side.collected.summary
+    early_ns = np.maximum(rows["opened_early_ns"], rows["closed_early_ns"])
+    usual_ns = int(np.quantile(early_ns, 0.9, method="inverted_cdf")) if len(rows) else 0
+    return max(summary.resolution_ns, side.collected.header.resolution_ns, usual_ns, 1)
+
+
+def _scopes(a: Side, b: Side, matches: tuple[Match, ...]) -> Iterator[tuple[Scope, NDArray[np.intp], NDArray[np.intp]]]:
+    """What to compare, with the connections of either trace, in order."""
+    ours, theirs = _groups(a.endpoint, a.labels), _groups(b.endpoint, b.labels)
+    nobody = np.zeros(0, np.intp)
+    for match in matches:
+        own, other = ours.get(match.a, nobody), theirs.get(match.b, nobody)
+        if len(own) or len(other):
+            yield Scope("endpoint", match.a, match.b), own, other
+    yield Scope("overall"), np.arange(len(a.rows)), np.arange(len(b.rows))
+    ours, theirs = _groups(a.owner, a.owners), _groups(b.owner, b.owners)
+    common = sorted(match_owners(a, b), key=lambda name: (-len(ours[name]) - len(theirs[name]), name))
+    for name in common[:OWNERS_MAX]:
+        yield Scope("owner", name, name), ours[name], theirs[name]
+
+
+def _groups(number: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, NDArray[np.intp]]:
+    """The connections of each name, by name; those of number -1 are left out."""
+    order = np.argsort(number, kind="stable")
+    found, starts = np.unique(number[order], return_index=True)
+    pieces = np.split(order, starts[1:]) if len(order) else []
+    return {names[index]: piece for index, piece in zip(found.tolist(), pieces, strict=True) if index >= 0}
+
+
+def _compare_values(
+    one: Measured,
+    other: Measured,
+    scope: Scope,
+    ours: tuple[NDArray[np.int64], NDArray[np.intp]],
+    theirs: tuple[NDArray[np.int64], NDArray[np.intp]],
+    coarse_ns: int,
+) -> Comparison | NotCompared | None:
+    """A metric of single connections; `ours` and `theirs` are the visits of all and the connections to look at."""
+    metric = one.metric
+    samples = [_sample(measured, *where) for measured, where in ((one, ours), (other, theirs))]
+    if not all(sample.applies for sample in samples) or (metric.unit is Unit.SHARE and not any(s.values.any() for s in samples)):
+        return None
+    for name, sample in zip("AB", samples, strict=True):
+        if len(sample.values) < KNOWN_MIN * sample.applies:
+            share = len(sample.values) / sample.applies
+            return NotCompared(metric.name, scope, f"known for {share:.0%} of {name}'s {sample.applies} connections only")
+    a, b = samples
+    if smallest_p(a.visits + b.visits, a.visits) > P_MAX:
+        return NotCompared(metric.name, scope, _too_few(a.visits, b.visits, "visits"))
+    if metric.unit is Unit.SHARE:
+        return Comparison(metric, scope, _share_reading(a), _share_reading(b), "share", share_p(a, b))
+    before, after = (Reading(len(sample.values), sample.visits, sample.quantiles()) for sample in samples)
+    if metric.tail:
+        return Comparison(metric, scope, before, after, "p90", tail_p(a, b))
+    return Comparison(metric, scope, before, after, _telling(metric, before, after, coarse_ns), rank_p(a, b))
+
+
+def _sample(measured: Measured, block: NDArray[np.int64], index: NDArray[np.intp]) -> Sample:
+    values = measured.values[index]
+    there = measured.applies[index]
+    kept = there & ~np.isnan(values)
+    return Sample(values[kept], block[index][kept], int(there.sum()))
+
+
+def _share_reading(sample: Sample) -> Reading:
+    hits = float(sample.values.sum())
+    return Reading(len(sample.values), sample.visits, {"hits": hits, "share": hits / len(sample.values)})
+
+
+def _too_few(ours: int, theirs: int, what: str) -> str:
+    return f"{ours} and {theirs} {what} are too few: whatever they were, it could be chance"
+
+
+def _telling(metric: Metric, a: Reading, b: Reading, coarse_ns: int) -> str:
+    """The median if it moved by enough, else the quartile that moved most, if one did."""
+    if _far(metric, a.numbers["p50"], b.numbers["p50"], coarse_ns):
+        return "p50"
+    moved = [name for name in ("p25", "p75") if _far(metric, a.numbers[name], b.numbers[name], coarse_ns)]
+    return max(moved, key=lambda name: _distance(a.numbers[name], b.numbers[name]), default="p50")
+
+
+def _distance(before: float, after: float) -> float:
+    """How far apart two amounts are, as the logarithm of their ratio."""
+    low, high = sorted((before, after))
+    if low <= 0:
+        return math.inf if high > 0 else 0.0
+    return math.log(high / low)
+
+
+def _far(metric: Metric, before: float, after: float, coarse_ns: int) -> bool:
+    """Whether two numbers differ by enough to matter."""
+    if metric.unit is Unit.SHARE:
+        return abs(after - before) >= SHARE_MIN
+    least = {Unit.NS: max(DURATION_MIN_NS, coarse_ns), Unit.US: DURATION_MIN_NS / 1000, Unit.BYTES: SIZE_MIN_BYTES}
+    return _distance(before, after) >= math.log(RATIO_MIN) and abs(after - before) >= least.get(metric.unit, 0)
+
+
+def _compare_rates(
+    scope: Scope, a: Side, b: Side, ours: NDArray[np.intp], theirs: NDArray[np.intp]
+) -> Comparison | NotCompared | None:
+    for name, side in (("A", a), ("B", b)):
+        if side.span_ns < RATE_SPAN_NS:
+            return NotCompared(OPENS.name, scope, f"{name} lasted {side.span_ns / 1e9:.3g} s only")
+        if side.collected.summary.losses:
+            return NotCompared(OPENS.name, scope, f"events of {name} were lost, or its source changed: openings may be missing")
+    opens = [_opens(side, index) for side, index in ((a, ours), (b, theirs))]
+    if not all(len(each.times_ns) for each in opens):
+        return None
+    readings = [Reading(len(each.times_ns), -1, {"per_min": each.per_min, "span_ns": float(each.span_ns)}) for each in opens]
+    return Comparison(OPENS, scope, readings[0], readings[1], "per_min", rate_p(*opens))
+
+
+def _opens(side: Side, index: NDArray[np.intp]) -> Opens:
+    opened_ns = side.rows["opened_ns"][index]
+    times_ns = np.sort(opened_ns[opened_ns >= 0]) - side.collected.summary.first_ns
+    return Opens(times_ns, side.span_ns)
+
+
+def _compare_intervals(
+    scope: Scope, a: Side, b: Side, ours: NDArray[np.intp], theirs: NDArray[np.intp], coarse_ns: int
+) -> Comparison | NotCompared | None:
+    samples = []
+    for name, side, index in (("A", a, ours), ("B", b, theirs)):
+        if side.collected.summary.losses:
+            return NotCompared(
+                INTERVAL.name, scope, f"events of {name} were lost, or its source changed: attempts may be missing"
+            )
+        samples.append(_intervals(_opens(side, index), coarse_ns))
+    one, other = (len(sample.values) for sample in samples)
+    if smallest_p(one + other, one) > P_MAX:
+        return NotCompared(INTERVAL.name, scope, _too_few(one, other, "intervals"))
+    before, after = (Reading(len(sample.values), len(sample.values), sample.quantiles()) for sample in samples)
+    return Comparison(INTERVAL, scope, before, after, _telling(INTERVAL, before, after, coarse_ns), rank_p(*samples))
+
+
+def _intervals(opens: Opens, coarse_ns: int) -> Sample:
+    """Between the beginnings of attempts: openings with a pause of VISIT_GAP_NS before them."""
+    times_ns = opens.times_ns
+    begins = np.ones(len(times_ns), bool)
+    begins[1:] = np.diff(times_ns) > VISIT_GAP_NS
+    values = np.diff(times_ns[begins]).astype(np.float64)
+    if coarse_ns > EXACT_NS:
+        values = np.floor(values / coarse_ns) * coarse_ns
+    return Sample(values, np.arange(len(values)), len(values))
+
+
+def _judged(found: list[Comparison], coarse_ns: int) -> list[Comparison]:
+    """With adjusted p values, and what moved marked; a tail is told only where the whole did not move."""
+    p_values = adjusted(np.array([each.p for each in found]))
+    judged = []
+    for each, p in zip(found, p_values.tolist(), strict=True):
+        far = _far(each.metric, each.before, each.after, coarse_ns)
+        judged.append(replace(each, adjusted_p=p, moved=p < P_MAX and far))
+    bodies = {(each.scope, each.metric.name) for each in judged if each.moved and not each.metric.tail}
+    return [
+        replace(each, moved=False) if each.metric.tail and (each.scope, each.metric.name.replace("_p90", "")) in bodies else each
+        for each in judged
+    ]

@@ -1,0 +1,88 @@
+"""The difference between two traces: what changed, the worst first, and what can't be said. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tracer.collected import Collected
+from tracer.comparison.changes import Comparison, NotCompared, compare
+from tracer.comparison.matching import Match, match_endpoints
+from tracer.comparison.metrics import Unit
+from tracer.comparison.presence import Presence, presences
+from tracer.comparison.sides import Side, side_of
+from tracer.findings import Severity
+
+SURE_DIGITS = 6
+"""p values below 1e-6 are equally sure: a storm with more connections is not a worse one."""
+_SEVERITY = {Severity.CRITICAL: 1.0, Severity.WARNING: 0.7, Severity.NOTICE: 0.2}
+"""As bad as a change that is as sure: a critical finding stops pulls, like a refused connection."""
+_OWNER_WEIGHT = 0.9
+"""What is true of an endpoint is told of it before it is told of everything, and of those who use it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What two traces have not in common.
+
+    Attributes:
+        a, b: the traces.
+        matches: endpoints that are in both.
+        told: changes that are sure and large enough, and findings that B alone has; the worst first.
+        comparisons: all that were made, in a fixed order.
+        only: what one trace alone has, the findings in `told` included.
+        not_compared: what could not be, and why.
+    """
+
+    a: Side
+    b: Side
+    matches: tuple[Match, ...]
+    told: tuple[Comparison | Presence, ...]
+    comparisons: tuple[Comparison, ...]
+    only: tuple[Presence, ...]
+    not_compared: tuple[NotCompared, ...]
+
+    @property
+    def changes(self) -> list[Comparison]:
+        """What moved, the worst first."""
+        return [each for each in self.told if isinstance(each, Comparison)]
+
+
+def difference(first: Collected, second: Collected, mapped: dict[str, str] | None = None) -> Difference:
+    """Compare a trace with another one.
+
+    Args:
+        first, second: A and B: what changed is told as going from A to B.
+        mapped: label of an endpoint in B by its label in A, where they can't be known to be the same.
+
+    Raises:
+        UsageError: `mapped` has a label that its trace has not.
+    """
+    a, b = side_of(first), side_of(second)
+    matches = match_endpoints(a, b, mapped or {})
+    comparisons, not_compared = compare(a, b, matches)
+    only = presences(a, b, matches)
+    told: list[Comparison | Presence] = [each for each in comparisons if each.moved]
+    told += [each for each in only if each.finding is not None and each.appeared]
+    told.sort(key=badness, reverse=True)  # stable: equal ones stay in their order
+    return Difference(a, b, matches, tuple(told), tuple(comparisons), tuple(only), tuple(not_compared))
+
+
+def badness(told: Comparison | Presence) -> float:
+    """How bad for somebody who pulls, 0..1: harm x effect x sureness; a finding's severity x confidence.
+
+    The effect is 1 - 1 / ratio (twice: 0.5, tenfold: 0.9), of a share its change.
+    """
+    if isinstance(told, Presence):
+        return _SEVERITY[told.finding.severity] * told.finding.confidence if told.finding is not None else 0.0
+    up = told.after > told.before
+    harm = told.metric.worse_up if up else told.metric.worse_down
+    sure = min(1.0, -math.log10(max(told.adjusted_p, 10.0**-SURE_DIGITS)) / SURE_DIGITS)
+    return harm * _effect(told) * sure * (1.0 if told.scope.kind == "endpoint" else _OWNER_WEIGHT)
+
+
+def _effect(told: Comparison) -> float:
+    if told.metric.unit is Unit.SHARE:
+        return abs(told.after - told.before)
+    low, high = sorted((told.before, told.after))
+    return 1 - low / high

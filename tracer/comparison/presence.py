@@ -1,0 +1,119 @@
+"""Presence: what one trace has and the other has not: endpoints, owners, close reasons and findings. Pure.
+
+These are facts about both traces and no samples of anything: they have no p. How sure a finding is, its rule says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.comparison.matching import Match
+from tracer.comparison.sides import Side
+from tracer.findings import Finding, Severity
+from tracer.lifecycle import REASON_NAMES, CloseReason
+
+KINDS = ("finding", "close reason", "endpoint", "owner")
+"""In the order in which they are told."""
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Something that is in one trace only.
+
+    Attributes:
+        kind: one of KINDS.
+        name: of the rule, the reason, the endpoint or the owner.
+        endpoint: where, as the trace calls it that has it; "" for owners.
+        appeared: it is in B, and not in A; False: the other way round.
+        count: of connections, or of episodes.
+        finding: the most severe one of them.
+    """
+
+    kind: str
+    name: str
+    endpoint: str
+    appeared: bool
+    count: int
+    finding: Finding | None = None
+
+
+def presences(a: Side, b: Side, matches: tuple[Match, ...]) -> list[Presence]:
+    """Everything that is in one trace only: findings first, the worst first among them."""
+    in_b = {match.a: match.b for match in matches}
+    found: list[Presence] = []
+    for side, other, appeared in ((b, a, True), (a, b, False)):
+        names = {} if appeared else in_b
+        others = in_b if appeared else {}
+        found += _findings(side, other, names, others, appeared)
+        found += _reasons(side, other, names, others, appeared)
+        paired = set(in_b.values()) if appeared else set(in_b)
+        found += _labels(side, paired, appeared)
+        found += _owners(side, other, appeared)
+    return sorted(found, key=_order)
+
+
+def _order(presence: Presence) -> tuple[int, int, float, bool, str, str]:
+    finding = presence.finding
+    severity, confidence = (0, 0.0) if finding is None else (-int(finding.severity), -finding.confidence)
+    return KINDS.index(presence.kind), severity, confidence, not presence.appeared, presence.endpoint, presence.name
+
+
+def _findings(side: Side, other: Side, names: dict[str, str], others: dict[str, str], appeared: bool) -> Iterator[Presence]:
+    """Rules that fired at an endpoint in this trace and not in the other; `names` are what the other one calls it."""
+    there: set[tuple[str, str]] = set()
+    for finding in other.collected.findings:
+        label = _label(other, finding)
+        there.add((finding.rule, others.get(label, label)))
+    by_rule: dict[tuple[str, str], list[Finding]] = {}
+    for finding in side.collected.findings:
+        by_rule.setdefault((finding.rule, _label(side, finding)), []).append(finding)
+    for (rule, label), episodes in by_rule.items():
+        if (rule, names.get(label, label)) not in there:
+            worst = max(episodes, key=lambda each: (each.severity, each.confidence, -each.episode))
+            yield Presence("finding", rule, label, appeared, len(episodes), worst)
+
+
+def _label(side: Side, finding: Finding) -> str:
+    return side.collected.endpoints.get(finding.endpoint_id, f"endpoint {finding.endpoint_id}")
+
+
+def _reasons(side: Side, other: Side, names: dict[str, str], others: dict[str, str], appeared: bool) -> Iterator[Presence]:
+    there = {(others.get(label, label), reason) for label, reason in _reason_counts(other)}
+    known = {others.get(label, label) for label, _ in _reason_counts(other)}
+    for (label, reason), count in _reason_counts(side).items():
+        name = names.get(label, label)
+        if name in known and (name, reason) not in there and reason not in (CloseReason.OPEN, CloseReason.UNKNOWN):
+            yield Presence("close reason", REASON_NAMES[reason], label, appeared, count)
+
+
+def _reason_counts(side: Side) -> dict[tuple[str, int], int]:
+    """How many connections ended how, by label and reason."""
+    code = side.endpoint * len(CloseReason) + side.rows["close_reason"]
+    found, counts = np.unique(code, return_counts=True)
+    return {
+        (side.labels[number // len(CloseReason)], number % len(CloseReason)): count
+        for number, count in zip(found.tolist(), counts.tolist(), strict=True)
+    }
+
+
+def _labels(side: Side, paired: set[str], appeared: bool) -> Iterator[Presence]:
+    counts = np.bincount(side.endpoint, minlength=len(side.labels)).tolist()
+    for label, count in zip(side.labels, counts, strict=True):
+        if label not in paired:
+            yield Presence("endpoint", label, label, appeared, count)
+
+
+def _owners(side: Side, other: Side, appeared: bool) -> Iterator[Presence]:
+    there = {other.owners[index] for index in np.unique(other.owner).tolist() if index >= 0}
+    numbers, counts = np.unique(side.owner, return_counts=True)
+    for index, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+        if index >= 0 and side.owners[index] not in there:
+            yield Presence("owner", side.owners[index], "", appeared, count)
+
+
+def is_new_critical(presence: Presence) -> bool:
+    """Whether it is a critical finding that B has and A has not."""
+    return presence.appeared and presence.finding is not None and presence.finding.severity is Severity.CRITICAL

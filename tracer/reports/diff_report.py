@@ -1,0 +1,122 @@
+"""`diff` for people: both traces, what changed in sentences, the numbers beside each other, and what can't be said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tracer.comparison.changes import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, NotCompared, Reading, exact_to_ns
+from tracer.comparison.difference import Difference
+from tracer.comparison.metrics import Unit
+from tracer.comparison.sentences import match_text, p_text, ratio_text, sentence, subject, value_text, verdict_text
+from tracer.comparison.sides import Side
+from tracer.header import RULES
+from tracer.reports.text_report import coverage_text
+from tracer.text import duration_text, printable
+
+_HEADS = ("", "A: n", "p50", "p99", "B: n", "p50", "p99", "B/A", "", "")
+_LEAST = f"moved: adjusted p < {P_MAX:g}, and by {RATIO_MIN:g} x or {100 * SHARE_MIN:g} points at least"
+_NOT_COMPARED_SHOWN = 20
+
+
+def difference_texts(found: Difference, names: tuple[str, str], *, everything: bool = False) -> list[str]:
+    """All of it as lines that are safe on a terminal.
+
+    Args:
+        found: what is different.
+        names: of the traces' files.
+        everything: show the comparisons that did not move as well.
+    """
+    lines = [line for label, name, side in zip("AB", names, (found.a, found.b), strict=True) for line in _side(label, name, side)]
+    lines += [text for text in map(match_text, found.matches) if text]
+    lines += _differing(found)
+    worst = ", the worst first:" if found.told else ""
+    lines += ["", f"{verdict_text(found)} ({_LEAST}){worst}" if found.comparisons else f"{verdict_text(found)}{worst}"]
+    lines += [f"{rank:>3}. {sentence(told)}" for rank, told in enumerate(found.told, 1)]
+    shown = list(found.comparisons) if everything else found.changes
+    if shown:
+        lines += ["", *_table(shown)]
+    for title, appeared in (("only in B:", True), ("only in A:", False)):
+        rest = [each for each in found.only if each.appeared is appeared and each not in found.told]
+        if rest:
+            lines += ["", title, *(f"    {sentence(each)}" for each in rest)]
+    if found.not_compared:
+        lines += ["", "not compared:", *_left_out(found.not_compared)]
+    return [printable(line) for line in lines]
+
+
+def _side(label: str, name: str, side: Side) -> Iterator[str]:
+    summary = side.collected.summary
+    lasted = duration_text(side.span_ns) if summary.first_ns >= 0 else "no time"
+    visits = int(side.block.max(initial=-1)) + 1
+    yield (
+        f"{label}  {name}: source {summary.source}, exact to {duration_text(exact_to_ns(side))}, {lasted}, "
+        f"{len(side.rows)} connections in {visits} visits, {coverage_text(summary)}"
+    )
+    if side.collected.truncated:
+        yield f"{label}  INCOMPLETE  {side.collected.truncated}"
+    if summary.lost:
+        yield f"{label}  LOST  {summary.lost} events in {len(summary.losses)} interval(s): its counts are too low"
+    if summary.gaps:
+        yield f"{label}  GAPS  {summary.gaps} connections with missing transitions: they are left out where that matters"
+
+
+def _differing(found: Difference) -> Iterator[str]:
+    """What makes the traces different before anything happened."""
+    one, other = (side.collected for side in (found.a, found.b))
+    sources = [each.summary.source for each in (one, other)]
+    if sources[0] != sources[1]:
+        yield f"sources differ ({sources[0]}, {sources[1]}): durations are compared as exactly as the less exact one has them"
+    if one.header.settings.get(RULES) != other.header.settings.get(RULES):
+        yield "rules were set differently when they were recorded; --rules or --config sets the same ones for both"
+
+
+def _table(shown: list[Comparison]) -> Iterator[str]:
+    """Numbers of A and B in columns, with an arrow that is the longer the more it moved."""
+    rows = [_HEADS, *(_row(each) for each in shown)]
+    widths = [max(len(printable(row[column])) for row in rows) for column in range(len(_HEADS))]
+    for row in rows:
+        cells = [printable(cell) for cell in row]
+        first = cells[0].ljust(widths[0])
+        rest = (
+            cell.rjust(width) if at < len(_HEADS) - 2 else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            if at
+        )
+        yield "  ".join((first, *rest)).rstrip()
+
+
+def _row(each: Comparison) -> tuple[str, ...]:
+    cells = (*_cells(each, each.a), *_cells(each, each.b))
+    return (subject(each), *cells, ratio_text(each), _arrow(each), p_text(each.adjusted_p))
+
+
+def _cells(each: Comparison, reading: Reading) -> tuple[str, str, str]:
+    numbers = reading.numbers
+    middle = numbers.get("p50", numbers.get(each.quantile, 0.0))
+    return str(reading.count), value_text(each, middle), value_text(each, numbers["p99"]) if "p99" in numbers else "-"
+
+
+def _arrow(each: Comparison) -> str:
+    """One for what moved little, two for twofold (a quarter of all), three for tenfold (half of all); none for what did not."""
+    if not each.moved:
+        return "="
+    if each.metric.unit is Unit.SHARE:
+        size = abs(each.after - each.before)
+        steps = 1 + (size >= 0.25) + (size >= 0.5)
+    else:
+        low, high = sorted((each.before, each.after))
+        steps = 1 + (high >= 2 * low) + (high >= 10 * low)
+    return ("▲" if each.after > each.before else "▼") * steps
+
+
+def _left_out(not_compared: tuple[NotCompared, ...]) -> Iterator[str]:
+    """One line for each reason and place."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for each in not_compared:
+        where = f"{each.scope.kind} {each.scope.b}".strip()
+        grouped.setdefault((where, each.why), []).append(each.metric)
+    for number, ((where, why), metrics) in enumerate(grouped.items()):
+        if number == _NOT_COMPARED_SHOWN:
+            yield f"    and {len(grouped) - number} more; --json has all"
+            return
+        yield f"    {where}: {', '.join(metrics)}: {why}"
