@@ -28,7 +28,8 @@ def _lines(options: argparse.Namespace, found: Difference) -> list[str]:
         return list(difference_lines(found, everything=options.all))
     from tracer.reports.diff_report import difference_texts
 
-    return difference_texts(found, (str(options.a), str(options.b)), everything=options.all)
+    names = (str(options.a), str(options.b))
+    return difference_texts(found, names, everything=options.all, same_rules=options.config is not None)
 
 
 def _mapped(pairs: list[str]) -> dict[str, str]:

@@ -68,6 +68,7 @@ class Comparison:
 
     Attributes:
         quantile: the number that says most, a key of the readings' numbers.
+        exact_to_ns: durations are rounded down to multiples of it.
         p, adjusted_p: see `significance`; adjusted for all comparisons of these traces.
         moved: surely and by enough.
     """
@@ -78,6 +79,7 @@ class Comparison:
     b: Reading
     quantile: str
     p: float
+    exact_to_ns: int = 1
     adjusted_p: float = 1.0
     moved: bool = False
 
@@ -120,7 +122,7 @@ def compare(a: Side, b: Side, matches: tuple[Match, ...]) -> tuple[list[Comparis
     for scope, ours, theirs in _scopes(a, b, matches):
         whole = scope.kind == "endpoint"
         if not len(ours) or not len(theirs):
-            left_out.append(NotCompared("all", scope, f"{'A' if not len(ours) else 'B'} has no connection of it"))
+            left_out.append(NotCompared("everything", scope, f"{'B' if len(ours) else 'A'} has no connection of it"))
             continue
         results: list[Comparison | NotCompared | None] = []
         if not any(np.array_equal(ours, own) and np.array_equal(theirs, other) for own, other in seen):
@@ -135,6 +137,7 @@ def compare(a: Side, b: Side, matches: tuple[Match, ...]) -> tuple[list[Comparis
             results.append(_compare_intervals(scope, a, b, ours, theirs, coarse_ns))
         found += _distinct([result for result in results if isinstance(result, Comparison)])
         left_out += [result for result in results if isinstance(result, NotCompared)]
+    left_out += _nameless(a, b)
     if coarse_ns > EXACT_NS:
         why = f"times of one trace are exact to {coarse_ns / 1e6:.3g} ms only; most states are shorter"
         left_out.append(NotCompared("times in states", Scope("overall"), why))
@@ -164,11 +167,23 @@ def _scopes(a: Side, b: Side, matches: tuple[Match, ...]) -> Iterator[tuple[Scop
         own, other = ours.get(match.a, nobody), theirs.get(match.b, nobody)
         if len(own) or len(other):
             yield Scope("endpoint", match.a, match.b), own, other
-    yield Scope("overall"), np.arange(len(a.rows)), np.arange(len(b.rows))
+    if len(a.rows) and len(b.rows):
+        yield Scope("overall"), np.arange(len(a.rows)), np.arange(len(b.rows))
+    if list(_nameless(a, b)):
+        return
     ours, theirs = _groups(a.owner, a.owners), _groups(b.owner, b.owners)
     common = sorted(match_owners(a, b), key=lambda name: (-len(ours[name]) - len(theirs[name]), name))
     for name in common[:OWNERS_MAX]:
         yield Scope("owner", name, name), ours[name], theirs[name]
+
+
+def _nameless(a: Side, b: Side) -> Iterator[NotCompared]:
+    """Why owners can't be compared: what one trace can't tell whose it is would be missing from somebody's."""
+    for name, side in (("A", a), ("B", b)):
+        known = int((side.owner >= 0).sum())
+        if known < KNOWN_MIN * len(side.rows):
+            why = f"the owner is known for {known / len(side.rows):.0%} of {name}'s {len(side.rows)} connections only"
+            yield NotCompared("owners", Scope("overall"), why)
 
 
 def _groups(number: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, NDArray[np.intp]]:
@@ -204,7 +219,8 @@ def _compare_values(
     before, after = (Reading(len(sample.values), sample.visits, sample.quantiles()) for sample in samples)
     if metric.tail:
         return Comparison(metric, scope, before, after, "p90", tail_p(a, b))
-    return Comparison(metric, scope, before, after, _telling(metric, before, after, coarse_ns), rank_p(a, b))
+    alike = SIZE_MIN_BYTES if metric.unit is Unit.BYTES else 1
+    return Comparison(metric, scope, before, after, _telling(metric, before, after, coarse_ns), rank_p(a, b, alike))
 
 
 def _sample(measured: Measured, block: NDArray[np.int64], index: NDArray[np.intp]) -> Sample:
@@ -254,7 +270,7 @@ def _compare_rates(
         if side.span_ns < RATE_SPAN_NS:
             return NotCompared(OPENS.name, scope, f"{name} lasted {side.span_ns / 1e9:.3g} s only")
         if side.collected.summary.losses:
-            return NotCompared(OPENS.name, scope, f"events of {name} were lost, or its source changed: openings may be missing")
+            return NotCompared(OPENS.name, scope, _holes(name))
     opens = [_opens(side, index) for side, index in ((a, ours), (b, theirs))]
     if not all(len(each.times_ns) for each in opens):
         return None
@@ -262,10 +278,14 @@ def _compare_rates(
     return Comparison(OPENS, scope, readings[0], readings[1], "per_min", rate_p(*opens))
 
 
+def _holes(name: str) -> str:
+    return f"events of {name} were lost, or its source changed: openings may be missing"
+
+
 def _opens(side: Side, index: NDArray[np.intp]) -> Opens:
     opened_ns = side.rows["opened_ns"][index]
-    times_ns = np.sort(opened_ns[opened_ns >= 0]) - side.collected.summary.first_ns
-    return Opens(times_ns, side.span_ns)
+    since_ns = np.sort(opened_ns[opened_ns >= 0]) - side.collected.summary.first_ns
+    return Opens(np.maximum(since_ns, 0), side.span_ns)  # another CPU's event may be a moment before the first one
 
 
 def _compare_intervals(
@@ -274,15 +294,14 @@ def _compare_intervals(
     samples = []
     for name, side, index in (("A", a, ours), ("B", b, theirs)):
         if side.collected.summary.losses:
-            return NotCompared(
-                INTERVAL.name, scope, f"events of {name} were lost, or its source changed: attempts may be missing"
-            )
+            return NotCompared(INTERVAL.name, scope, _holes(name))
         samples.append(_intervals(_opens(side, index), coarse_ns))
     one, other = (len(sample.values) for sample in samples)
     if smallest_p(one + other, one) > P_MAX:
         return NotCompared(INTERVAL.name, scope, _too_few(one, other, "intervals"))
     before, after = (Reading(len(sample.values), len(sample.values), sample.quantiles()) for sample in samples)
-    return Comparison(INTERVAL, scope, before, after, _telling(INTERVAL, before, after, coarse_ns), rank_p(*samples))
+    quantile = _telling(INTERVAL, before, after, coarse_ns)
+    return Comparison(INTERVAL, scope, before, after, quantile, rank_p(samples[0], samples[1]))
 
 
 def _intervals(opens: Opens, coarse_ns: int) -> Sample:
@@ -302,7 +321,7 @@ def _judged(found: list[Comparison], coarse_ns: int) -> list[Comparison]:
     judged = []
     for each, p in zip(found, p_values.tolist(), strict=True):
         far = _far(each.metric, each.before, each.after, coarse_ns)
-        judged.append(replace(each, adjusted_p=p, moved=p < P_MAX and far))
+        judged.append(replace(each, exact_to_ns=coarse_ns, adjusted_p=p, moved=p < P_MAX and far))
     bodies = {(each.scope, each.metric.name) for each in judged if each.moved and not each.metric.tail}
     return [
         replace(each, moved=False) if each.metric.tail and (each.scope, each.metric.name.replace("_p90", "")) in bodies else each

@@ -30,6 +30,7 @@ class Presence:
         appeared: it is in B, and not in A; False: the other way round.
         count: of connections, or of episodes.
         finding: the most severe one of them.
+        but: why the other trace may not have found it although it was there; "" no reason is known.
     """
 
     kind: str
@@ -38,19 +39,17 @@ class Presence:
     appeared: bool
     count: int
     finding: Finding | None = None
+    but: str = ""
 
 
 def presences(a: Side, b: Side, matches: tuple[Match, ...]) -> list[Presence]:
     """Everything that is in one trace only: findings first, the worst first among them."""
-    in_b = {match.a: match.b for match in matches}
     found: list[Presence] = []
     for side, other, appeared in ((b, a, True), (a, b, False)):
-        names = {} if appeared else in_b
-        others = in_b if appeared else {}
-        found += _findings(side, other, names, others, appeared)
-        found += _reasons(side, other, names, others, appeared)
-        paired = set(in_b.values()) if appeared else set(in_b)
-        found += _labels(side, paired, appeared)
+        names = {match.b: match.a for match in matches} if appeared else {match.a: match.b for match in matches}
+        found += _findings(side, other, names, appeared)
+        found += _reasons(side, other, names, appeared)
+        found += _labels(side, set(names), appeared)
         found += _owners(side, other, appeared)
     return sorted(found, key=_order)
 
@@ -61,30 +60,38 @@ def _order(presence: Presence) -> tuple[int, int, float, bool, str, str]:
     return KINDS.index(presence.kind), severity, confidence, not presence.appeared, presence.endpoint, presence.name
 
 
-def _findings(side: Side, other: Side, names: dict[str, str], others: dict[str, str], appeared: bool) -> Iterator[Presence]:
-    """Rules that fired at an endpoint in this trace and not in the other; `names` are what the other one calls it."""
-    there: set[tuple[str, str]] = set()
-    for finding in other.collected.findings:
-        label = _label(other, finding)
-        there.add((finding.rule, others.get(label, label)))
+def _findings(side: Side, other: Side, names: dict[str, str], appeared: bool) -> Iterator[Presence]:
+    """Rules that fired at an endpoint in this trace and not in the other; `names` are what the other one calls endpoints."""
+    there = {(finding.rule, _label(other, finding)) for finding in other.collected.findings}
     by_rule: dict[tuple[str, str], list[Finding]] = {}
     for finding in side.collected.findings:
         by_rule.setdefault((finding.rule, _label(side, finding)), []).append(finding)
     for (rule, label), episodes in by_rule.items():
-        if (rule, names.get(label, label)) not in there:
+        name = names.get(label, "")
+        if (rule, name) not in there:
             worst = max(episodes, key=lambda each: (each.severity, each.confidence, -each.episode))
-            yield Presence("finding", rule, label, appeared, len(episodes), worst)
+            but = _excuse(other, rule, name, "A" if appeared else "B")
+            yield Presence("finding", rule, label, appeared, len(episodes), worst, but)
+
+
+def _excuse(side: Side, rule: str, label: str, name: str) -> str:
+    """Why a trace may not have found what was there."""
+    if label not in side.labels or not (side.endpoint == side.labels.index(label)).any():
+        return f"{name} has no connection there"
+    silent = {found for found, _ in side.collected.summary.abstained}
+    return f"the rule did not judge all of {name}" if rule in silent else ""
 
 
 def _label(side: Side, finding: Finding) -> str:
     return side.collected.endpoints.get(finding.endpoint_id, f"endpoint {finding.endpoint_id}")
 
 
-def _reasons(side: Side, other: Side, names: dict[str, str], others: dict[str, str], appeared: bool) -> Iterator[Presence]:
-    there = {(others.get(label, label), reason) for label, reason in _reason_counts(other)}
-    known = {others.get(label, label) for label, _ in _reason_counts(other)}
+def _reasons(side: Side, other: Side, names: dict[str, str], appeared: bool) -> Iterator[Presence]:
+    """Reasons for which connections to an endpoint ended in this trace only."""
+    there = _reason_counts(other)
+    known = {label for label, _ in there}
     for (label, reason), count in _reason_counts(side).items():
-        name = names.get(label, label)
+        name = names.get(label, "")
         if name in known and (name, reason) not in there and reason not in (CloseReason.OPEN, CloseReason.UNKNOWN):
             yield Presence("close reason", REASON_NAMES[reason], label, appeared, count)
 
@@ -102,7 +109,7 @@ def _reason_counts(side: Side) -> dict[tuple[str, int], int]:
 def _labels(side: Side, paired: set[str], appeared: bool) -> Iterator[Presence]:
     counts = np.bincount(side.endpoint, minlength=len(side.labels)).tolist()
     for label, count in zip(side.labels, counts, strict=True):
-        if label not in paired:
+        if label not in paired and count:
             yield Presence("endpoint", label, label, appeared, count)
 
 

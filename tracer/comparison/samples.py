@@ -21,6 +21,8 @@ TAIL = 0.9
 WINDOWS = 10
 """Of the shorter trace, to see how evenly connections are opened; fewer than ten say little about that."""
 WINDOW_NS_MIN = 1_000_000_000
+WINDOWS_MAX = 10_000
+"""Of the longer trace: a clock that leapt by centuries makes no more."""
 MINUTE_NS = 60_000_000_000
 
 
@@ -72,9 +74,14 @@ class Opens:
         return np.bincount(np.minimum(self.times_ns // window_ns, whole), minlength=whole + 1)[:whole]
 
 
-def rank_p(a: Sample, b: Sample) -> float:
-    """How likely it is that both samples are of one distribution, as far as large and small values show it."""
-    return _block_p(centred_ranks(np.concatenate([a.values, b.values])), a, b)
+def rank_p(a: Sample, b: Sample, alike: int = 1) -> float:
+    """How likely it is that both samples are of one distribution, as far as large and small values show it.
+
+    Args:
+        a, b: the samples.
+        alike: values that are the same multiple of it, rounded down, are taken for equal.
+    """
+    return _block_p(centred_ranks(np.concatenate([a.values, b.values]) // alike), a, b)
 
 
 def share_p(a: Sample, b: Sample) -> float:
@@ -96,7 +103,7 @@ def tail_p(a: Sample, b: Sample) -> float:
 
 def rate_p(a: Opens, b: Opens) -> float:
     """How likely it is that connections are opened at one rate; bursts make it larger."""
-    window_ns = max(min(a.span_ns, b.span_ns) // WINDOWS, WINDOW_NS_MIN)
+    window_ns = max(min(a.span_ns, b.span_ns) // WINDOWS, WINDOW_NS_MIN, max(a.span_ns, b.span_ns) // WINDOWS_MAX)
     p = binomial_p(len(a.times_ns), len(b.times_ns), a.span_ns / (a.span_ns + b.span_ns))
     return deflated(p, overdispersion([a.counts(window_ns), b.counts(window_ns)]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracer.comparison.changes import Comparison, Scope
 from tracer.comparison.difference import Difference
 from tracer.comparison.matching import Match
-from tracer.comparison.metrics import INTERVAL, OPENS, Unit
+from tracer.comparison.metrics import EXACT_NS, INTERVAL, OPENS, Unit
 from tracer.comparison.presence import Presence
 from tracer.text import bytes_text, duration_text
 
@@ -80,7 +80,8 @@ def value_text(told: Comparison, value: float) -> str:
     """A value with its unit."""
     unit = told.metric.unit
     if unit is Unit.NS:
-        return duration_text(round(value))
+        short = told.exact_to_ns > EXACT_NS and value < told.exact_to_ns
+        return f"<{duration_text(told.exact_to_ns)}" if short else duration_text(round(value))
     if unit is Unit.US:
         return duration_text(round(value * 1000))
     if unit is Unit.BYTES:
@@ -93,7 +94,8 @@ def _presence(told: Presence) -> str:
     if told.finding is not None:
         times = f", {told.count} times" if told.count > 1 else ""
         sure = f"{told.finding.severity.text}, {told.finding.confidence:.0%} sure{times}"
-        return f"{told.name} ({sure}) is found in {here} and not in {there}: {told.finding.summary}"
+        but = f" ({told.but})" if told.but else ""
+        return f"{told.name} ({sure}) is found in {here} and not in {there}{but}: {told.finding.summary}"
     connections = f"{told.count} connection{'' if told.count == 1 else 's'}"
     if told.kind == "close reason":
         return f"{told.name} at {told.endpoint}: {connections} of {here} ended so, none of {there}"
@@ -110,6 +112,8 @@ def verdict_text(found: Difference) -> str:
     made, moved = len(found.comparisons), len(found.changes)
     new = len(found.told) - moved
     findings = f", {new} new finding{'' if new == 1 else 's'}" if new else ""
+    if not made:
+        return f"nothing could be compared{findings}"
     if not found.told:
-        return f"nothing moved: {made} comparisons" if made else "nothing could be compared"
+        return f"nothing moved: {made} comparisons"
     return f"{moved} of {made} comparisons moved{findings}"

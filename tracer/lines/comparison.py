@@ -10,12 +10,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tracer.comparison.changes import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, Reading, exact_to_ns
+from tracer.comparison.changes import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, Reading, Scope, exact_to_ns
 from tracer.comparison.difference import Difference
+from tracer.comparison.metrics import Unit
 from tracer.comparison.presence import Presence
 from tracer.comparison.sentences import sentence, verdict_text
 from tracer.comparison.sides import Side
 from tracer.lines.values import rounded
+
+_WHOLE = ("hits", "span_ns")
 
 
 def difference_lines(found: Difference, *, everything: bool = False) -> Iterator[str]:
@@ -41,12 +44,11 @@ def _change(told: Comparison, rank: int | None) -> dict[str, Any]:
         "metric": told.metric.name,
         "unit": told.metric.unit.value,
         "scope": scope.kind,
-        "endpoint": scope.b if scope.kind == "endpoint" else None,
-        "endpoint_a": scope.a if scope.kind == "endpoint" else None,
-        "owner": scope.b if scope.kind == "owner" else None,
-        "a": _reading(told.a),
-        "b": _reading(told.b),
+        **_place(scope),
+        "a": _reading(told.a, told.metric.unit),
+        "b": _reading(told.b, told.metric.unit),
         "compared": told.quantile,
+        "exact_to_ns": told.exact_to_ns,
         "ratio": rounded(told.ratio),
         "p": rounded(told.p),
         "adjusted_p": rounded(told.adjusted_p),
@@ -54,8 +56,20 @@ def _change(told: Comparison, rank: int | None) -> dict[str, Any]:
     }
 
 
-def _reading(reading: Reading) -> dict[str, Any]:
-    numbers = {name: rounded(value) for name, value in reading.numbers.items()}
+def _place(scope: Scope) -> dict[str, str | None]:
+    """Where: the endpoint as either trace calls it, the owner, or neither."""
+    endpoint, owner = scope.kind == "endpoint", scope.kind == "owner"
+    return {
+        "endpoint": scope.b if endpoint else None,
+        "endpoint_a": scope.a if endpoint else None,
+        "owner": scope.b if owner else None,
+    }
+
+
+def _reading(reading: Reading, unit: Unit) -> dict[str, Any]:
+    """Amounts of ns, µs and bytes, and counts, are whole numbers."""
+    whole = unit in (Unit.NS, Unit.US, Unit.BYTES)
+    numbers = {name: round(value) if whole or name in _WHOLE else rounded(value) for name, value in reading.numbers.items()}
     return {"n": reading.count, "visits": reading.visits if reading.visits >= 0 else None, **numbers}
 
 
@@ -70,6 +84,7 @@ def _presence(told: Presence, rank: int | None) -> dict[str, Any]:
         "count": told.count,
         "severity": finding.severity.text if finding is not None else None,
         "confidence": rounded(finding.confidence) if finding is not None else None,
+        "but": told.but or None,
         "sentence": sentence(told),
     }
 
@@ -87,9 +102,7 @@ def _totals(found: Difference) -> dict[str, Any]:
         "ratio_min": RATIO_MIN,
         "share_min": SHARE_MIN,
         "not_compared": [
-            {"metric": each.metric, "scope": each.scope.kind, "endpoint": each.scope.b or None, "why": each.why}
-            if each.scope.kind != "owner"
-            else {"metric": each.metric, "scope": "owner", "owner": each.scope.b, "why": each.why}
+            {"metric": each.metric, "scope": each.scope.kind, **_place(each.scope), "why": each.why}
             for each in found.not_compared
         ],
         "sentence": verdict_text(found),

@@ -13,22 +13,25 @@ from tracer.header import RULES
 from tracer.reports.text_report import coverage_text
 from tracer.text import duration_text, printable
 
-_HEADS = ("", "A: n", "p50", "p99", "B: n", "p50", "p99", "B/A", "", "")
+_HEADS = ("", "A: n", "p50/share/rate", "p99", "B: n", "p50/share/rate", "p99", "B/A", "", "")
 _LEAST = f"moved: adjusted p < {P_MAX:g}, and by {RATIO_MIN:g} x or {100 * SHARE_MIN:g} points at least"
 _NOT_COMPARED_SHOWN = 20
 
 
-def difference_texts(found: Difference, names: tuple[str, str], *, everything: bool = False) -> list[str]:
+def difference_texts(
+    found: Difference, names: tuple[str, str], *, everything: bool = False, same_rules: bool = False
+) -> list[str]:
     """All of it as lines that are safe on a terminal.
 
     Args:
         found: what is different.
         names: of the traces' files.
         everything: show the comparisons that did not move as well.
+        same_rules: the same rules judged both, whatever they were recorded with.
     """
     lines = [line for label, name, side in zip("AB", names, (found.a, found.b), strict=True) for line in _side(label, name, side)]
     lines += [text for text in map(match_text, found.matches) if text]
-    lines += _differing(found)
+    lines += _differing(found, same_rules)
     worst = ", the worst first:" if found.told else ""
     lines += ["", f"{verdict_text(found)} ({_LEAST}){worst}" if found.comparisons else f"{verdict_text(found)}{worst}"]
     lines += [f"{rank:>3}. {sentence(told)}" for rank, told in enumerate(found.told, 1)]
@@ -60,14 +63,15 @@ def _side(label: str, name: str, side: Side) -> Iterator[str]:
         yield f"{label}  GAPS  {summary.gaps} connections with missing transitions: they are left out where that matters"
 
 
-def _differing(found: Difference) -> Iterator[str]:
+def _differing(found: Difference, same_rules: bool) -> Iterator[str]:
     """What makes the traces different before anything happened."""
     one, other = (side.collected for side in (found.a, found.b))
     sources = [each.summary.source for each in (one, other)]
     if sources[0] != sources[1]:
         yield f"sources differ ({sources[0]}, {sources[1]}): durations are compared as exactly as the less exact one has them"
-    if one.header.settings.get(RULES) != other.header.settings.get(RULES):
-        yield "rules were set differently when they were recorded; --rules or --config sets the same ones for both"
+    rules = {each.header.settings[RULES] for each in (one, other) if RULES in each.header.settings}
+    if not same_rules and len(rules) > 1:
+        yield "rules were set differently when A and B were recorded: one may find what the other does not; --config sets them"
 
 
 def _table(shown: list[Comparison]) -> Iterator[str]:
