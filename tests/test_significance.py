@@ -36,7 +36,7 @@ def sides(first: int, second: int) -> NDArray[np.bool_]:
 
 
 def naive_p(scores: list[int], taken: int) -> dict[int, float]:
-    """p of each sum that choosing so many can have, by trying all choices."""
+    """The p of each sum that choosing so many can have, by trying all choices."""
     sums = [sum(choice) for choice in combinations(scores, taken)]
     return {
         value: min(1.0, 2 * min(sum(s <= value for s in sums), sum(s >= value for s in sums)) / len(sums)) for value in set(sums)

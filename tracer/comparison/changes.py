@@ -14,6 +14,7 @@ from tracer.comparison.metrics import EXACT_NS, FAILED, INTERVAL, OPENS, REASONS
 from tracer.comparison.samples import Opens, Sample, rank_p, rate_p, share_p, tail_p
 from tracer.comparison.sides import Side
 from tracer.comparison.significance import adjusted, smallest_p
+from tracer.text import duration_text
 from tracer.visits import VISIT_GAP_NS
 
 P_MAX = 0.01
@@ -26,6 +27,8 @@ DURATION_MIN_NS = 100_000
 """What a busy scheduler adds to a round trip; a loopback's 20 µs that become 40 are of no interest."""
 SIZE_MIN_BYTES = 16
 """What numbers in HTTP headers vary by."""
+LOOKS_MIN = 2
+"""Between looks that are so far apart a duration may come out longer or shorter by one of them; two are a difference."""
 KNOWN_MIN = 0.8
 """Of the values that there must be, so many have to be known: the others are of another kind (pollers miss the short ones)."""
 RATE_SPAN_NS = 5_000_000_000
@@ -141,7 +144,22 @@ def compare(a: Side, b: Side, matches: tuple[Match, ...]) -> tuple[list[Comparis
     if coarse_ns > EXACT_NS:
         why = f"times of one trace are exact to {coarse_ns / 1e6:.3g} ms only; most states are shorter"
         left_out.append(NotCompared("times in states", Scope("overall"), why))
-    return _judged(found, coarse_ns), left_out
+    judged = _judged(found, coarse_ns)
+    fine = [each for each in judged if _too_fine(each)]
+    left_out += [NotCompared(each.metric.name, each.scope, _fine_text(each)) for each in fine]
+    return [each for each in judged if each not in fine], left_out
+
+
+def _too_fine(each: Comparison) -> bool:
+    """Whether it is a sure difference that may come of how coarse one trace is."""
+    sure = each.adjusted_p < P_MAX and not each.moved and each.metric.unit is Unit.NS and each.exact_to_ns > EXACT_NS
+    return sure and 0 < abs(each.after - each.before) < LOOKS_MIN * each.exact_to_ns
+
+
+def _fine_text(each: Comparison) -> str:
+    exact = duration_text(each.exact_to_ns)
+    before, after = (duration_text(round(value)) if value else f"<{exact}" for value in (each.before, each.after))
+    return f"A has {before} and B {after}, but times are exact to {exact} in one of them"
 
 
 def _distinct(comparisons: list[Comparison]) -> list[Comparison]:
@@ -259,7 +277,8 @@ def _far(metric: Metric, before: float, after: float, coarse_ns: int) -> bool:
     """Whether two numbers differ by enough to matter."""
     if metric.unit is Unit.SHARE:
         return abs(after - before) >= SHARE_MIN
-    least = {Unit.NS: max(DURATION_MIN_NS, coarse_ns), Unit.US: DURATION_MIN_NS / 1000, Unit.BYTES: SIZE_MIN_BYTES}
+    least_ns = LOOKS_MIN * coarse_ns if coarse_ns > EXACT_NS else DURATION_MIN_NS
+    least = {Unit.NS: least_ns, Unit.US: DURATION_MIN_NS / 1000, Unit.BYTES: SIZE_MIN_BYTES}
     return _distance(before, after) >= math.log(RATIO_MIN) and abs(after - before) >= least.get(metric.unit, 0)
 
 
