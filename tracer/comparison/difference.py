@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tracer.collected import Collected
-from tracer.comparison.changes import Comparison, NotCompared, compare
+from tracer.comparison.changes import DURATION_MIN_NS, Comparison, NotCompared, compare
 from tracer.comparison.matching import Match, match_endpoints
 from tracer.comparison.metrics import Unit
 from tracer.comparison.presence import Presence, presences
@@ -17,8 +17,10 @@ SURE_DIGITS = 6
 """p values below 1e-6 are equally sure: a storm with more connections is not a worse one."""
 _SEVERITY = {Severity.CRITICAL: 1.0, Severity.WARNING: 0.7, Severity.NOTICE: 0.2}
 """As bad as a change that is as sure: a critical finding stops pulls, like a refused connection."""
-_OWNER_WEIGHT = 0.9
-"""What is true of an endpoint is told of it before it is told of everything, and of those who use it."""
+FELT_NS = 100_000_000
+"""A tenth of a second more for each of a pull's connections is what people notice."""
+_SCOPE = {"endpoint": 1.0, "owner": 0.7, "overall": 0.5}
+"""What is true of an endpoint is told of it before it is told again of those who use it, and of everything."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,30 @@ def difference(first: Collected, second: Collected, mapped: dict[str, str] | Non
 
 
 def badness(told: Comparison | Presence) -> float:
-    """How bad for somebody who pulls, 0..1: harm x effect x sureness; a finding's severity x confidence.
+    """How bad for somebody who pulls, 0..1: harm x effect x how much it is felt x sureness; a finding's severity x confidence.
 
-    The effect is 1 - 1 / ratio (twice: 0.5, tenfold: 0.9), of a share its change.
+    Sureness goes from a half to 1: what is told at all is sure. The effect is 1 - 1 / ratio (twice: 0.5, tenfold: 0.9), of a
+    share the root of its change: that one pull in ten fails is much worse than that none does.
     """
     if isinstance(told, Presence):
         return _SEVERITY[told.finding.severity] * told.finding.confidence if told.finding is not None else 0.0
     up = told.after > told.before
     harm = told.metric.worse_up if up else told.metric.worse_down
-    sure = min(1.0, -math.log10(max(told.adjusted_p, 10.0**-SURE_DIGITS)) / SURE_DIGITS)
-    return harm * _effect(told) * sure * (1.0 if told.scope.kind == "endpoint" else _OWNER_WEIGHT)
+    digits = min(SURE_DIGITS, -math.log10(max(told.adjusted_p, 10.0**-SURE_DIGITS)))
+    return harm * _effect(told) * _felt(told) * (0.5 + 0.5 * digits / SURE_DIGITS) * _SCOPE[told.scope.kind]
+
+
+def _felt(told: Comparison) -> float:
+    """How much of a duration somebody feels: 0.3 of microseconds, all of FELT_NS or more, each power of ten as much more."""
+    if told.metric.unit not in (Unit.NS, Unit.US):
+        return 1.0
+    apart_ns = abs(told.after - told.before) * (1000 if told.metric.unit is Unit.US else 1)
+    powers = math.log10(max(apart_ns, DURATION_MIN_NS) / DURATION_MIN_NS) / math.log10(FELT_NS / DURATION_MIN_NS)
+    return 0.3 + 0.7 * min(1.0, powers)
 
 
 def _effect(told: Comparison) -> float:
     if told.metric.unit is Unit.SHARE:
-        return abs(told.after - told.before)
+        return math.sqrt(abs(told.after - told.before))
     low, high = sorted((told.before, told.after))
     return 1 - low / high

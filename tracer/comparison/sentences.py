@@ -33,6 +33,12 @@ def subject(told: Comparison) -> str:
     return f"{told.metric.words}{where}"
 
 
+def row_text(told: Comparison) -> str:
+    """What was compared, and where, with the quantile that says most if it is not the median."""
+    words = _QUANTILE_WORDS.get(told.quantile, "")
+    return subject(told) if told.metric.tail or told.quantile not in ("p25", "p75") else f"{subject(told)}, {words}"
+
+
 def _where(scope: Scope, of_owner: str) -> str:
     if scope.kind == "endpoint":
         return f" to {scope.b}"

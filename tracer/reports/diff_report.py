@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unicodedata import combining, east_asian_width
 
 from tracer.comparison.changes import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, NotCompared, Reading, exact_to_ns
 from tracer.comparison.difference import Difference
 from tracer.comparison.metrics import Unit
-from tracer.comparison.sentences import match_text, p_text, ratio_text, sentence, subject, value_text, verdict_text
+from tracer.comparison.sentences import match_text, p_text, ratio_text, row_text, sentence, value_text, verdict_text
 from tracer.comparison.sides import Side
 from tracer.header import RULES
 from tracer.reports.text_report import coverage_text
@@ -15,7 +16,9 @@ from tracer.text import duration_text, printable
 
 _HEADS = ("", "A: n", "p50/share/rate", "p99", "B: n", "p50/share/rate", "p99", "B/A", "", "")
 _LEAST = f"moved: adjusted p < {P_MAX:g}, and by {RATIO_MIN:g} x or {100 * SHARE_MIN:g} points at least"
-_NOT_COMPARED_SHOWN = 20
+_LEFT = (0, len(_HEADS) - 2, len(_HEADS) - 1)
+SHOWN = 20
+"""Lines of a kind; a host with a hundred owners has hundreds of changes."""
 
 
 def difference_texts(
@@ -34,17 +37,25 @@ def difference_texts(
     lines += _differing(found, same_rules)
     worst = ", the worst first:" if found.told else ""
     lines += ["", f"{verdict_text(found)} ({_LEAST}){worst}" if found.comparisons else f"{verdict_text(found)}{worst}"]
-    lines += [f"{rank:>3}. {sentence(told)}" for rank, told in enumerate(found.told, 1)]
-    shown = list(found.comparisons) if everything else found.changes
-    if shown:
-        lines += ["", *_table(shown)]
+    most = None if everything else SHOWN
+    lines += _first([f"{rank:>3}. {sentence(told)}" for rank, told in enumerate(found.told, 1)], most)
+    rows = list(found.comparisons) if everything else found.changes[:SHOWN]
+    if rows:
+        lines += ["", *_table(rows)]
     for title, appeared in (("only in B:", True), ("only in A:", False)):
-        rest = [each for each in found.only if each.appeared is appeared and each not in found.told]
+        rest = [f"    {sentence(each)}" for each in found.only if each.appeared is appeared and each not in found.told]
         if rest:
-            lines += ["", title, *(f"    {sentence(each)}" for each in rest)]
+            lines += ["", title, *_first(rest, most)]
     if found.not_compared:
-        lines += ["", "not compared:", *_left_out(found.not_compared)]
+        lines += ["", "not compared:", *_first(_left_out(found.not_compared), most)]
     return [printable(line) for line in lines]
+
+
+def _first(lines: list[str], most: int | None) -> list[str]:
+    """As many as people read; None: all."""
+    if most is None or len(lines) <= most:
+        return lines
+    return [*lines[:most], f"    and {len(lines) - most} more; --all shows them"]
 
 
 def _side(label: str, name: str, side: Side) -> Iterator[str]:
@@ -76,28 +87,33 @@ def _differing(found: Difference, same_rules: bool) -> Iterator[str]:
 
 def _table(shown: list[Comparison]) -> Iterator[str]:
     """Numbers of A and B in columns, with an arrow that is the longer the more it moved."""
-    rows = [_HEADS, *(_row(each) for each in shown)]
-    widths = [max(len(printable(row[column])) for row in rows) for column in range(len(_HEADS))]
+    rows = [tuple(map(printable, row)) for row in (_HEADS, *(_row(each) for each in shown))]
+    widths = [max(_width(row[column]) for row in rows) for column in range(len(_HEADS))]
     for row in rows:
-        cells = [printable(cell) for cell in row]
-        first = cells[0].ljust(widths[0])
-        rest = (
-            cell.rjust(width) if at < len(_HEADS) - 2 else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            if at
-        )
-        yield "  ".join((first, *rest)).rstrip()
+        cells = []
+        for at, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - _width(cell))
+            cells.append(cell + space if at in _LEFT else space + cell)
+        yield "  ".join(cells).rstrip()
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes on a terminal."""
+    return sum(0 if combining(each) else 2 if east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def _row(each: Comparison) -> tuple[str, ...]:
     cells = (*_cells(each, each.a), *_cells(each, each.b))
-    return (subject(each), *cells, ratio_text(each), _arrow(each), p_text(each.adjusted_p))
+    return (row_text(each), *cells, ratio_text(each), _arrow(each), p_text(each.adjusted_p))
 
 
 def _cells(each: Comparison, reading: Reading) -> tuple[str, str, str]:
     numbers = reading.numbers
-    middle = numbers.get("p50", numbers.get(each.quantile, 0.0))
-    return str(reading.count), value_text(each, middle), value_text(each, numbers["p99"]) if "p99" in numbers else "-"
+    return (
+        str(reading.count),
+        value_text(each, numbers[each.quantile]),
+        value_text(each, numbers["p99"]) if "p99" in numbers else "-",
+    )
 
 
 def _arrow(each: Comparison) -> str:
@@ -113,14 +129,10 @@ def _arrow(each: Comparison) -> str:
     return ("▲" if each.after > each.before else "▼") * steps
 
 
-def _left_out(not_compared: tuple[NotCompared, ...]) -> Iterator[str]:
+def _left_out(not_compared: tuple[NotCompared, ...]) -> list[str]:
     """One line for each reason and place."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for each in not_compared:
         where = f"{each.scope.kind} {each.scope.b}".strip()
         grouped.setdefault((where, each.why), []).append(each.metric)
-    for number, ((where, why), metrics) in enumerate(grouped.items()):
-        if number == _NOT_COMPARED_SHOWN:
-            yield f"    and {len(grouped) - number} more; --json has all"
-            return
-        yield f"    {where}: {', '.join(metrics)}: {why}"
+    return [f"    {where}: {', '.join(metrics)}: {why}" for (where, why), metrics in grouped.items()]
