@@ -126,7 +126,7 @@ def pulls(
 
 def moved(found: Difference) -> set[str]:
     """Names of the metrics that moved."""
-    return {each.metric.name for each in found.changes}
+    return {each.metric.name for each in found.moved}
 
 
 def of_metric(found: Difference, name: str, kind: str = "endpoint") -> Comparison:

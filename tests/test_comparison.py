@@ -120,6 +120,26 @@ def test_silence_is_a_share() -> None:
     assert "silent" in moved(difference(HEALTHY, whole(story.events())))
 
 
+def test_what_moved_at_an_endpoint_is_not_told_again_over_all() -> None:
+    def two(seed: int, connect_s: float) -> Collected:
+        events = np.concatenate([pulls(seed=seed), pulls(seed=seed + 1, connect_s=connect_s, endpoint=2)])
+        events["skaddr"][len(events) // 2 :] += 1 << 30
+        return whole(events[np.argsort(events["ts_ns"], kind="stable")])
+
+    found = difference(two(20, 0.5), two(30, 8.0))
+    told = [(each.scope.kind, each.metric.name) for each in found.told if isinstance(each, Comparison)]
+    assert ("endpoint", "connect_ns") in told
+    assert "overall" not in {kind for kind, _ in told}
+
+
+def test_a_lifetime_is_not_told_again_as_time_in_established() -> None:
+    found = difference(HEALTHY, SLOW)
+    assert {"lifetime_ns", "ESTABLISHED_state_ns"} <= moved(found)
+    told = {each.metric.name for each in found.told if isinstance(each, Comparison)}
+    assert "lifetime_ns" in told
+    assert "ESTABLISHED_state_ns" not in told
+
+
 # --- what does not
 
 
@@ -206,7 +226,7 @@ def test_pids_do_not_matter() -> None:
 @pytest.mark.parametrize("events", [pulls()[:0], pulls()[:1], pulls()[:3]], ids=["nothing", "one open", "one"])
 def test_a_trace_that_is_too_short_is_said(events: Events) -> None:
     found = difference(HEALTHY, whole(events))
-    assert found.changes == []
+    assert found.moved == []
     assert verdict_text(found).startswith("nothing could be compared")
     assert found.not_compared
 
@@ -251,7 +271,7 @@ def test_an_endpoint_without_connections_in_one_trace_is_said() -> None:
 
 def test_a_polled_trace_of_the_same_has_not_moved() -> None:
     found = difference(HEALTHY, looked_at(pulls(seed=2)))
-    assert found.changes == []
+    assert found.moved == []
     assert all(each.exact_to_ns >= 250_000_000 for each in found.comparisons)
 
 
@@ -362,7 +382,7 @@ def test_owners_that_differ_are_compared_each() -> None:
         return whole(events[np.argsort(events["ts_ns"], kind="stable")])
 
     found = difference(two(20, 0.01), two(30, 0.3))
-    changed = {each.scope.b for each in found.changes if each.scope.kind == "owner" and each.metric.name == "connect_ns"}
+    changed = {each.scope.b for each in found.moved if each.scope.kind == "owner" and each.metric.name == "connect_ns"}
     assert changed == {"skopeo"}
 
 
@@ -415,7 +435,7 @@ def test_what_is_told_is_in_the_order_of_badness() -> None:
 
 
 def test_a_failure_is_told_before_what_follows_from_it_and_an_improvement_last() -> None:
-    names = [each.metric.name for each in difference(SLOW, REFUSED).changes]
+    names = [each.metric.name for each in difference(SLOW, REFUSED).told if isinstance(each, Comparison)]
     assert names.index("refused") < names.index("connect_ns")
 
 
@@ -426,4 +446,4 @@ def test_it_is_the_same_every_time() -> None:
 def test_other_addresses_of_an_endpoint_do_not_matter() -> None:
     moved_away = pulls(seed=2)
     moved_away["daddr"] = np.frombuffer(v4("198.51.100.9"), np.uint8)
-    assert difference(HEALTHY, whole(moved_away)).changes == []
+    assert difference(HEALTHY, whole(moved_away)).moved == []

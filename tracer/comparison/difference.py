@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from tracer.collected import Collected
 from tracer.comparison.changes import DURATION_MIN_NS, Comparison, NotCompared, compare
 from tracer.comparison.matching import Match, match_endpoints
-from tracer.comparison.metrics import Unit
+from tracer.comparison.metrics import LIFETIME, STATES, Unit
 from tracer.comparison.presence import Presence, presences
 from tracer.comparison.sides import Side, side_of
+from tracer.events import TcpState
 from tracer.findings import Severity
 
 SURE_DIGITS = 6
@@ -30,7 +31,8 @@ class Difference:
     Attributes:
         a, b: the traces.
         matches: endpoints that are in both.
-        told: changes that are sure and large enough, and findings that B alone has; the worst first.
+        told: changes that are sure and large enough, and findings that B alone has; the worst first. What only says again
+            what another one says is left out.
         comparisons: all that were made, in a fixed order.
         only: what one trace alone has, the findings in `told` included.
         not_compared: what could not be, and why.
@@ -45,9 +47,14 @@ class Difference:
     not_compared: tuple[NotCompared, ...]
 
     @property
-    def changes(self) -> list[Comparison]:
-        """What moved, the worst first."""
-        return [each for each in self.told if isinstance(each, Comparison)]
+    def moved(self) -> list[Comparison]:
+        """Every comparison that moved, the worst first."""
+        return sorted((each for each in self.comparisons if each.moved), key=badness, reverse=True)
+
+    @property
+    def new_findings(self) -> list[Presence]:
+        """What B alone was found to have, the worst first."""
+        return [each for each in self.told if isinstance(each, Presence)]
 
 
 def difference(first: Collected, second: Collected, mapped: dict[str, str] | None = None) -> Difference:
@@ -64,10 +71,22 @@ def difference(first: Collected, second: Collected, mapped: dict[str, str] | Non
     matches = match_endpoints(a, b, mapped or {})
     comparisons, not_compared = compare(a, b, matches)
     only = presences(a, b, matches)
-    told: list[Comparison | Presence] = [each for each in comparisons if each.moved]
+    moved = [each for each in comparisons if each.moved]
+    told: list[Comparison | Presence] = [each for each in moved if not _repeats(each, moved)]
     told += [each for each in only if each.finding is not None and each.appeared]
     told.sort(key=badness, reverse=True)  # stable: equal ones stay in their order
     return Difference(a, b, matches, tuple(told), tuple(comparisons), tuple(only), tuple(not_compared))
+
+
+def _repeats(change: Comparison, moved: list[Comparison]) -> bool:
+    """Whether it follows from another one: what moved at an endpoint moves over all, and a lifetime is mostly ESTABLISHED."""
+    if change.scope.kind == "overall":
+        others = [each for each in moved if each.scope.kind == "endpoint" and each.metric is change.metric]
+    elif change.metric is STATES[TcpState.ESTABLISHED]:
+        others = [each for each in moved if each.scope == change.scope and each.metric is LIFETIME]
+    else:
+        others = []
+    return any((each.after > each.before) == (change.after > change.before) for each in others)
 
 
 def badness(told: Comparison | Presence) -> float:

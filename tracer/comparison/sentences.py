@@ -115,8 +115,7 @@ def match_text(match: Match) -> str:
 
 def verdict_text(found: Difference) -> str:
     """The whole in a sentence."""
-    made, moved = len(found.comparisons), len(found.changes)
-    new = len(found.told) - moved
+    made, moved, new = len(found.comparisons), len(found.moved), len(found.new_findings)
     findings = f", {new} new finding{'' if new == 1 else 's'}" if new else ""
     if not made:
         return f"nothing could be compared{findings}"

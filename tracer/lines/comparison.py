@@ -1,7 +1,8 @@
 """The objects of `diff --json`. Pure.
 
 `change` is a comparison that moved (with `--all` any comparison), `appeared` and `disappeared` what one trace has alone, `diff`
-the last line. `rank` is the place in the order of badness, null for what is not ranked. null is unknown, or does not apply.
+the last line. `rank` is the place in the order of badness; null for what is not ranked, or only says again what another one
+says. null is unknown, or does not apply.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ _WHOLE = ("hits", "span_ns")
 
 
 def difference_lines(found: Difference, *, everything: bool = False) -> Iterator[str]:
-    """What was told, the worst first; what is in one trace only; with `everything` what did not move; and the totals."""
+    """What is told, the worst first; what else moved; what is in one trace only; what did not move if wanted; the totals."""
     for rank, told in enumerate(found.told, 1):
         yield json.dumps(_presence(told, rank) if isinstance(told, Presence) else _change(told, rank))
+    for change in found.moved:
+        if change not in found.told:
+            yield json.dumps(_change(change, None))
     for presence in found.only:
         if presence not in found.told:
             yield json.dumps(_presence(presence, None))
@@ -96,8 +100,8 @@ def _totals(found: Difference) -> dict[str, Any]:
         "b": _side(found.b),
         "endpoints": [{"a": match.a, "b": match.b, "matched_by": match.how} for match in found.matches],
         "compared": len(found.comparisons),
-        "moved": len(found.changes),
-        "new_findings": len(found.told) - len(found.changes),
+        "moved": len(found.moved),
+        "new_findings": len(found.new_findings),
         "adjusted_p_max": P_MAX,
         "ratio_min": RATIO_MIN,
         "share_min": SHARE_MIN,

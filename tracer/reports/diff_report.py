@@ -39,7 +39,7 @@ def difference_texts(
     lines += ["", f"{verdict_text(found)} ({_LEAST}){worst}" if found.comparisons else f"{verdict_text(found)}{worst}"]
     most = None if everything else SHOWN
     lines += _first([f"{rank:>3}. {sentence(told)}" for rank, told in enumerate(found.told, 1)], most)
-    rows = list(found.comparisons) if everything else found.changes[:SHOWN]
+    rows = list(found.comparisons) if everything else found.moved[:SHOWN]
     if rows:
         lines += ["", *_table(rows)]
     for title, appeared in (("only in B:", True), ("only in A:", False)):
