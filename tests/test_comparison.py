@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -28,6 +29,12 @@ REFUSED = whole(pulls(seed=3, failing=0.5, kind="refused"))
 PAIRS = {"slow": (HEALTHY, SLOW), "refused": (HEALTHY, REFUSED), "slow-refused": (SLOW, REFUSED)}
 pairs = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 ONE = {1: "registry.example:443"}
+
+
+@cache
+def polled_again() -> Collected:
+    """Another run of the healthy trace, as the polling source sees it."""
+    return looked_at(pulls(seed=2))
 
 
 def mirrored(comparison: Comparison) -> tuple[Any, ...]:
@@ -151,6 +158,7 @@ def test_the_same_trace_twice_has_not_moved_at_all(trace: Collected) -> None:
     assert verdict_text(found).startswith("nothing moved")
 
 
+@pytest.mark.slow
 def test_another_run_of_the_same_seldom_moves() -> None:
     told = [len(difference(whole(pulls(seed=seed)), whole(pulls(seed=seed + 1))).told) for seed in range(100, 140, 2)]
     assert sum(told) <= 1
@@ -167,6 +175,7 @@ def test_one_visit_that_opens_hundreds_is_no_sure_change() -> None:
     assert of_metric(found, "refused").after > 0.8
 
 
+@pytest.mark.slow
 def test_a_change_that_is_sure_but_small_has_not_moved() -> None:
     found = difference(whole(pulls(400, every_s=0.6)), whole(pulls(400, seed=2, every_s=0.6, connect_s=0.0115)))
     connect = of_metric(found, "connect_ns")
@@ -270,13 +279,13 @@ def test_an_endpoint_without_connections_in_one_trace_is_said() -> None:
 
 
 def test_a_polled_trace_of_the_same_has_not_moved() -> None:
-    found = difference(HEALTHY, looked_at(pulls(seed=2)))
+    found = difference(HEALTHY, polled_again())
     assert found.moved == []
     assert all(each.exact_to_ns >= 250_000_000 for each in found.comparisons)
 
 
 def test_states_are_not_compared_with_a_polled_trace() -> None:
-    found = difference(HEALTHY, looked_at(pulls(seed=2)))
+    found = difference(HEALTHY, polled_again())
     assert not [each for each in found.comparisons if each.metric.name.endswith("_state_ns")]
     assert "exact to" in whys(found)["times in states"]
 
