@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from random import Random
@@ -12,16 +13,21 @@ import pytest
 
 from tests.comparing import collected_of, looked_at, moved, of_metric, pulls, whole
 from tests.stories import Story, at
-from tests.traces import v4
+from tests.traces import garbage_of_seed, trace_of_seed, v4
+from tracer.clients import family_of
 from tracer.collected import Collected
 from tracer.comparison.changes import Comparison
 from tracer.comparison.difference import Difference, badness, difference
 from tracer.comparison.presence import Presence, is_new_critical
 from tracer.comparison.sentences import match_text, sentence, verdict_text
+from tracer.comparison.sides import BLOCK_NS, side_of
 from tracer.errors import UsageError
 from tracer.events import EventBatch, EventFlag, Events
+from tracer.lines.comparison import difference_lines
 from tracer.owners.owner import OwnerDetail
+from tracer.reports.diff_report import difference_texts
 from tracer.roles import Role
+from tracer.visits import VISIT_GAP_NS
 
 HEALTHY = whole(pulls())
 SLOW = whole(pulls(seed=2, connect_s=0.48))
@@ -456,3 +462,52 @@ def test_other_addresses_of_an_endpoint_do_not_matter() -> None:
     moved_away = pulls(seed=2)
     moved_away["daddr"] = np.frombuffer(v4("198.51.100.9"), np.uint8)
     assert difference(HEALTHY, whole(moved_away)).moved == []
+
+
+# --- any traces
+
+
+@cache
+def anything(seed: int) -> Collected:
+    """A trace of random lives with holes in it, or of transitions that no TCP makes."""
+    events = garbage_of_seed(seed) if seed % 3 == 0 else trace_of_seed(seed, holes=0.1 * (seed % 2))
+    return whole(events, labels={})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_trace_has_not_moved_from_itself(seed: int) -> None:
+    found = difference(anything(seed), anything(seed))
+    assert (found.told, found.only) == ((), ())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_two_traces_can_be_told_both_ways_in_text_and_json(seed: int) -> None:
+    there, back = difference(anything(seed), anything(seed + 1)), difference(anything(seed + 1), anything(seed))
+    assert sorted(map(mirrored, back.comparisons), key=repr) == sorted(map(plain, there.comparisons), key=repr)
+    assert all(line.isprintable() for line in difference_texts(there, ("a", "b"), everything=True))
+    lines = [json.loads(line) for line in difference_lines(there, everything=True)]
+    assert lines[-1]["compared"] == sum(line["type"] == "change" for line in lines)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_visits_are_those_that_a_loop_over_connections_finds(seed: int) -> None:
+    collected = anything(3 * seed + 1)
+    rows, side = collected.rows, side_of(collected)
+    visits: dict[int, int] = {}
+    last: dict[Any, tuple[int, int, int]] = {}
+    for index in sorted(range(len(rows)), key=lambda each: int(side.begun_ns[each])):
+        row, begun_ns = rows[index], int(side.begun_ns[index])
+        known = row["pid"] >= 0
+        one_shot = family_of(bytes(row["comm"])).one_shot
+        who = (row["comm"], row["cgroup_id"] if known else row["endpoint_id"], row["pid"] if known and one_shot else -1, known)
+        number, start_ns, before_ns = last.get(who, (-1, 0, 0))
+        if number < 0 or begun_ns - before_ns > VISIT_GAP_NS:
+            number, start_ns = index, begun_ns
+            part = 0
+        else:
+            part = (begun_ns - start_ns) // BLOCK_NS
+        last[who] = (number, start_ns, begun_ns)
+        visits[index] = number * 1_000_000 + part
+    expected = {frozenset(index for index in visits if visits[index] == visit) for visit in visits.values()}
+    found = {frozenset(np.flatnonzero(side.block == block).tolist()) for block in set(side.block.tolist())}
+    assert found == expected

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from unicodedata import combining, east_asian_width
 
+import numpy as np
+
+from tracer.clock import rfc3339
 from tracer.comparison.changes import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, NotCompared, Reading, exact_to_ns
 from tracer.comparison.difference import Difference
 from tracer.comparison.metrics import Unit
@@ -16,6 +19,10 @@ from tracer.text import duration_text, printable
 
 _HEADS = ("", "A: n", "p50/share/rate", "p99", "B: n", "p50/share/rate", "p99", "B/A", "", "")
 _LEAST = f"moved: adjusted p < {P_MAX:g}, and by {RATIO_MIN:g} x or {100 * SHARE_MIN:g} points at least"
+_MEANING = (
+    "     p: how likely as much would differ if both traces were of the same and chance dealt out the visits, "
+    "adjusted for {} comparisons"
+)
 _LEFT = (0, len(_HEADS) - 2, len(_HEADS) - 1)
 SHOWN = 20
 """Lines of a kind; a host with a hundred owners has hundreds of changes."""
@@ -39,6 +46,7 @@ def difference_texts(
     lines += ["", f"{verdict_text(found)} ({_LEAST}){worst}" if found.comparisons else f"{verdict_text(found)}{worst}"]
     most = None if everything else SHOWN
     lines += _first([f"{rank:>3}. {sentence(told)}" for rank, told in enumerate(found.told, 1)], most)
+    lines += [_MEANING.format(len(found.comparisons))] if found.moved else []
     rows = list(found.comparisons) if everything else found.moved[:SHOWN]
     if rows:
         lines += ["", *_table(rows)]
@@ -46,6 +54,8 @@ def difference_texts(
         rest = [f"    {sentence(each)}" for each in found.only if each.appeared is appeared and each not in found.told]
         if rest:
             lines += ["", title, *_first(rest, most)]
+    if {each.appeared for each in found.only if each.kind == "endpoint"} == {True, False}:
+        lines += ["", "endpoints that are the same under other names are compared with --map A=B"]
     if found.not_compared:
         lines += ["", "not compared:", *_first(_left_out(found.not_compared), most)]
     return [printable(line) for line in lines]
@@ -62,8 +72,11 @@ def _side(label: str, name: str, side: Side) -> Iterator[str]:
     summary = side.collected.summary
     lasted = duration_text(side.span_ns) if summary.first_ns >= 0 else "no time"
     visits = int(side.block.max(initial=-1)) + 1
+    clock = side.collected.header.clock
+    (began,) = rfc3339(np.array([summary.first_ns]), clock) if clock is not None else (None,)
+    since = f"since {began[:19]}Z, " if began else ""
     yield (
-        f"{label}  {name}: source {summary.source}, exact to {duration_text(exact_to_ns(side))}, {lasted}, "
+        f"{label}  {name}: {since}source {summary.source}, exact to {duration_text(exact_to_ns(side))}, {lasted}, "
         f"{len(side.rows)} connections in {visits} visits, {coverage_text(summary)}"
     )
     if side.collected.truncated:
