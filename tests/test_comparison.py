@@ -440,6 +440,23 @@ def test_a_finding_where_the_other_trace_saw_nobody_says_so() -> None:
     assert "A has no connection there" in {each.but for each in found.only if each.name == "refused"}
 
 
+def test_a_rhythm_that_appears_is_told() -> None:
+    story = Story()
+    for start_s in (0, 2, 6, 14, 30):
+        story.connection(start_s, received=1_000_000)
+    (rhythm,) = (each for each in difference(HEALTHY, whole(story.events())).only if each.kind == "rhythm" and each.appeared)
+    assert sentence(rhythm) == "rhythm exponential of dockerd at registry.example:443: 5 attempts in B, not in A"
+
+
+def test_rules_that_were_set_differently_are_said() -> None:
+    header = replace(HEALTHY.header, settings={"rules": "{}"})
+    other = replace(HEALTHY, header=replace(header, settings={"rules": "[]"}))
+    found = difference(replace(HEALTHY, header=header), other)
+    said = [any("rules were set differently" in line for line in difference_texts(found, ("a", "b"), same_rules=same))
+            for same in (False, True)]  # fmt: skip
+    assert said == [True, False]
+
+
 # --- the worst first
 
 

@@ -1,4 +1,4 @@
-"""Presence: what one trace has and the other has not: endpoints, owners, close reasons and findings. Pure.
+"""Presence: what one trace has and the other has not: findings, close reasons, rhythms, endpoints and owners. Pure.
 
 These are facts about both traces and no samples of anything: they have no p. How sure a finding is, its rule says.
 """
@@ -10,12 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tracer.cadence import Rhythm
 from tracer.comparison.matching import Match
 from tracer.comparison.sides import Side
 from tracer.findings import Finding, Severity
 from tracer.lifecycle import REASON_NAMES, CloseReason
+from tracer.text import comm_text
 
-KINDS = ("finding", "close reason", "endpoint", "owner")
+KINDS = ("finding", "close reason", "rhythm", "endpoint", "owner")
 """In the order in which they are told."""
 
 
@@ -25,10 +27,10 @@ class Presence:
 
     Attributes:
         kind: one of KINDS.
-        name: of the rule, the reason, the endpoint or the owner.
+        name: of the rule, the reason, the endpoint or the owner; of a rhythm what it is and whose.
         endpoint: where, as the trace calls it that has it; "" for owners.
         appeared: it is in B, and not in A; False: the other way round.
-        count: of connections, or of episodes.
+        count: of connections, of episodes, or of attempts.
         finding: the most severe one of them.
         but: why the other trace may not have found it although it was there; "" no reason is known.
     """
@@ -49,6 +51,7 @@ def presences(a: Side, b: Side, matches: tuple[Match, ...]) -> list[Presence]:
         names = {match.b: match.a for match in matches} if appeared else {match.a: match.b for match in matches}
         found += _findings(side, other, names, appeared)
         found += _reasons(side, other, names, appeared)
+        found += _rhythms(side, other, names, appeared)
         found += _labels(side, set(names), appeared)
         found += _owners(side, other, appeared)
     return sorted(found, key=_order)
@@ -104,6 +107,26 @@ def _reason_counts(side: Side) -> dict[tuple[str, int], int]:
         (side.labels[number // len(CloseReason)], number % len(CloseReason)): count
         for number, count in zip(found.tolist(), counts.tolist(), strict=True)
     }
+
+
+def _rhythms(side: Side, other: Side, names: dict[str, str], appeared: bool) -> Iterator[Presence]:
+    """Rhythms in which somebody tried an endpoint in this trace only, where both traces saw somebody of that name try it."""
+    there = _cadences(other)
+    tried = {(comm, label) for comm, label, _ in there}
+    for (comm, label, rhythm), attempts in _cadences(side).items():
+        name = names.get(label, "")
+        if rhythm is not Rhythm.NONE and (comm, name) in tried and (comm, name, rhythm) not in there:
+            yield Presence("rhythm", f"{rhythm.value} of {comm_text(comm)}", label, appeared, attempts)
+
+
+def _cadences(side: Side) -> dict[tuple[bytes, str, Rhythm], int]:
+    """Most attempts in a row by process name, label and rhythm."""
+    found: dict[tuple[bytes, str, Rhythm], int] = {}
+    for owner, cadence in side.collected.summary.cadences.items():
+        label = side.collected.endpoints.get(owner.endpoint_id, f"endpoint {owner.endpoint_id}")
+        key = (owner.comm, label, cadence.rhythm)
+        found[key] = max(found.get(key, 0), cadence.attempts)
+    return found
 
 
 def _labels(side: Side, paired: set[str], appeared: bool) -> Iterator[Presence]:

@@ -105,6 +105,8 @@ def _presence(told: Presence) -> str:
     connections = f"{told.count} connection{'' if told.count == 1 else 's'}"
     if told.kind == "close reason":
         return f"{told.name} at {told.endpoint}: {connections} of {here} ended so, none of {there}"
+    if told.kind == "rhythm":
+        return f"rhythm {told.name} at {told.endpoint}: {told.count} attempts in {here}, not in {there}"
     return f"{told.kind} {told.name}: {connections} in {here}, not in {there}"
 
 
