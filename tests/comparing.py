@@ -17,7 +17,7 @@ from tests.traces import START_NS
 from tracer.captures import open_trace
 from tracer.collected import Collected, Collector
 from tracer.commands.output import settings_for
-from tracer.comparison.changes import Comparison
+from tracer.comparison.compared import Comparison
 from tracer.comparison.difference import Difference
 from tracer.events import EventBatch, Events
 from tracer.header import TraceHeader, roles_text

@@ -19,7 +19,7 @@ CORE = (
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
     "learner", "watchlist", "collected", "tables",
     *(f"comparison/{name}" for name in (
-        "changes", "difference", "matching", "metrics", "presence", "samples", "sentences", "sides", "significance",
+        "changes", "compared", "difference", "matching", "metrics", "presence", "samples", "sentences", "sides", "significance",
     )),
     *(f"lines/{name}" for name in ("comparison", "connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",

@@ -16,7 +16,7 @@ from tests.stories import Story, at
 from tests.traces import garbage_of_seed, trace_of_seed, v4
 from tracer.clients import family_of
 from tracer.collected import Collected
-from tracer.comparison.changes import Comparison
+from tracer.comparison.compared import Comparison
 from tracer.comparison.difference import Difference, badness, difference
 from tracer.comparison.presence import Presence, is_new_critical
 from tracer.comparison.sentences import match_text, sentence, verdict_text
@@ -383,6 +383,15 @@ def test_owners_are_matched_by_what_outlives_them(one: dict[str, str], other: di
 def _of_owner(collected: Collected, values: dict[str, str]) -> Collected:
     detail = OwnerDetail(812, comm=b"dockerd", **values)  # type: ignore[arg-type]
     return replace(collected, details=(detail,) * len(collected.rows))
+
+
+def test_owners_beyond_the_fifty_busiest_are_said_to_be_left_out() -> None:
+    story = Story()
+    for number in range(120):
+        story.connection(number * 0.1, comm=b"client-%d" % (number % 60), pid=1000 + number % 60)
+    trace = whole(story.events())
+    found = difference(trace, trace)
+    assert whys(found)["owners"] == "10 of 60 in both traces, those with the fewest connections, were left out"
 
 
 def test_over_all_and_by_owner_is_compared_only_where_it_is_something_else() -> None:

@@ -18,7 +18,7 @@ from tests.stories import LABELS
 from tests.test_captures import write
 from tests.test_main import Run, assert_no_traceback, assert_one_line, environment, regtrace
 from tracer.captures import FORMAT_VERSION
-from tracer.comparison.changes import P_MAX, Comparison
+from tracer.comparison.compared import P_MAX, Comparison
 from tracer.comparison.difference import Difference, difference
 from tracer.comparison.presence import Presence
 from tracer.events import EventBatch

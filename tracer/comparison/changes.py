@@ -2,113 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.comparison.compared import LOOKS_MIN, P_MAX, SIZE_MIN_BYTES, Comparison, NotCompared, Reading, Scope, is_far, telling
 from tracer.comparison.matching import Match, match_owners
-from tracer.comparison.metrics import EXACT_NS, FAILED, INTERVAL, OPENS, REASONS, Measured, Metric, Unit, measure
+from tracer.comparison.metrics import EXACT_NS, FAILED, INTERVAL, OPENS, REASONS, Measured, Unit, measure
 from tracer.comparison.samples import Opens, Sample, rank_p, rate_p, share_p, tail_p
 from tracer.comparison.sides import Side
 from tracer.comparison.significance import adjusted, smallest_p
 from tracer.text import duration_text
 from tracer.visits import VISIT_GAP_NS
 
-P_MAX = 0.01
-"""Adjusted: of a hundred changes that are told, one may be none."""
-RATIO_MIN = 1.25
-"""Less is what one run of the same pull differs from the next one by, on a host with other work."""
-SHARE_MIN = 0.05
-"""Five points: one pull in twenty is where people begin to notice."""
-DURATION_MIN_NS = 100_000
-"""What a busy scheduler adds to a round trip; a loopback's 20 µs that become 40 are of no interest."""
-SIZE_MIN_BYTES = 16
-"""What numbers in HTTP headers vary by."""
-LOOKS_MIN = 2
-"""Between looks that are so far apart a duration may come out longer or shorter by one of them; two are a difference."""
 KNOWN_MIN = 0.8
 """Of the values that there must be, so many have to be known: the others are of another kind (pollers miss the short ones)."""
 RATE_SPAN_NS = 5_000_000_000
 """A rate needs a trace of some length; that of a single visit says how the client pulls, not how often."""
 OWNERS_MAX = 50
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What is compared: a pair of endpoints, an owner at all endpoints, or everything.
-
-    Attributes:
-        kind: "endpoint", "owner" or "overall".
-        a, b: its name in either trace; "" for everything.
-    """
-
-    kind: str
-    a: str = ""
-    b: str = ""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one trace shows.
-
-    Attributes:
-        count: of values; of openings for a rate.
-        visits: they belong to; -1: does not matter.
-        numbers: p25, p50, p75, p90 and p99; or hits and share; or per_min and span_ns.
-    """
-
-    count: int
-    visits: int
-    numbers: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One metric in both traces.
-
-    Attributes:
-        quantile: the number that says most, a key of the readings' numbers.
-        exact_to_ns: durations are rounded down to multiples of it.
-        p, adjusted_p: see `significance`; adjusted for all comparisons of these traces.
-        moved: surely and by enough.
-    """
-
-    metric: Metric
-    scope: Scope
-    a: Reading
-    b: Reading
-    quantile: str
-    p: float
-    exact_to_ns: int = 1
-    adjusted_p: float = 1.0
-    moved: bool = False
-
-    @property
-    def before(self) -> float:
-        """In A, of the number that says most."""
-        return self.a.numbers[self.quantile]
-
-    @property
-    def after(self) -> float:
-        """The same in B."""
-        return self.b.numbers[self.quantile]
-
-    @property
-    def ratio(self) -> float | None:
-        """B's to A's; None where A's is 0."""
-        return self.after / self.before if self.before else None
-
-
-@dataclass(frozen=True)
-class NotCompared:
-    """A metric that could not be compared, and why."""
-
-    metric: str
-    scope: Scope
-    why: str
+"""Those with the most connections; a host has fewer, and each comparison more makes all others less sure."""
 
 
 def compare(a: Side, b: Side, matches: tuple[Match, ...]) -> tuple[list[Comparison], list[NotCompared]]:
@@ -140,7 +54,7 @@ def compare(a: Side, b: Side, matches: tuple[Match, ...]) -> tuple[list[Comparis
             results.append(_compare_intervals(scope, a, b, ours, theirs, coarse_ns))
         found += _distinct([result for result in results if isinstance(result, Comparison)])
         left_out += [result for result in results if isinstance(result, NotCompared)]
-    left_out += _nameless(a, b)
+    left_out += [*_nameless(a, b), *_beyond(a, b)]
     if coarse_ns > EXACT_NS:
         why = f"times of one trace are exact to {coarse_ns / 1e6:.3g} ms only; most states are shorter"
         left_out.append(NotCompared("times in states", Scope("overall"), why))
@@ -204,6 +118,14 @@ def _nameless(a: Side, b: Side) -> Iterator[NotCompared]:
             yield NotCompared("owners", Scope("overall"), why)
 
 
+def _beyond(a: Side, b: Side) -> Iterator[NotCompared]:
+    """The owners that are too many."""
+    count = len(match_owners(a, b))
+    if count > OWNERS_MAX:
+        why = f"{count - OWNERS_MAX} of {count} in both traces, those with the fewest connections, were left out"
+        yield NotCompared("owners", Scope("overall"), why)
+
+
 def _groups(number: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, NDArray[np.intp]]:
     """The connections of each name, by name; those of number -1 are left out."""
     order = np.argsort(number, kind="stable")
@@ -238,7 +160,7 @@ def _compare_values(
     if metric.tail:
         return Comparison(metric, scope, before, after, "p90", tail_p(a, b))
     alike = SIZE_MIN_BYTES if metric.unit is Unit.BYTES else 1
-    return Comparison(metric, scope, before, after, _telling(metric, before, after, coarse_ns), rank_p(a, b, alike))
+    return Comparison(metric, scope, before, after, telling(metric, before, after, coarse_ns), rank_p(a, b, alike))
 
 
 def _sample(measured: Measured, block: NDArray[np.int64], index: NDArray[np.intp]) -> Sample:
@@ -255,31 +177,6 @@ def _share_reading(sample: Sample) -> Reading:
 
 def _too_few(ours: int, theirs: int, what: str) -> str:
     return f"{ours} and {theirs} {what} are too few: whatever they were, it could be chance"
-
-
-def _telling(metric: Metric, a: Reading, b: Reading, coarse_ns: int) -> str:
-    """The median if it moved by enough, else the quartile that moved most, if one did."""
-    if _far(metric, a.numbers["p50"], b.numbers["p50"], coarse_ns):
-        return "p50"
-    moved = [name for name in ("p25", "p75") if _far(metric, a.numbers[name], b.numbers[name], coarse_ns)]
-    return max(moved, key=lambda name: _distance(a.numbers[name], b.numbers[name]), default="p50")
-
-
-def _distance(before: float, after: float) -> float:
-    """How far apart two amounts are, as the logarithm of their ratio."""
-    low, high = sorted((before, after))
-    if low <= 0:
-        return math.inf if high > 0 else 0.0
-    return math.log(high / low)
-
-
-def _far(metric: Metric, before: float, after: float, coarse_ns: int) -> bool:
-    """Whether two numbers differ by enough to matter."""
-    if metric.unit is Unit.SHARE:
-        return abs(after - before) >= SHARE_MIN
-    least_ns = LOOKS_MIN * coarse_ns if coarse_ns > EXACT_NS else DURATION_MIN_NS
-    least = {Unit.NS: least_ns, Unit.US: DURATION_MIN_NS / 1000, Unit.BYTES: SIZE_MIN_BYTES}
-    return _distance(before, after) >= math.log(RATIO_MIN) and abs(after - before) >= least.get(metric.unit, 0)
 
 
 def _compare_rates(
@@ -319,7 +216,7 @@ def _compare_intervals(
     if smallest_p(one + other, one) > P_MAX:
         return NotCompared(INTERVAL.name, scope, _too_few(one, other, "intervals"))
     before, after = (Reading(len(sample.values), len(sample.values), sample.quantiles()) for sample in samples)
-    quantile = _telling(INTERVAL, before, after, coarse_ns)
+    quantile = telling(INTERVAL, before, after, coarse_ns)
     return Comparison(INTERVAL, scope, before, after, quantile, rank_p(samples[0], samples[1]))
 
 
@@ -339,7 +236,7 @@ def _judged(found: list[Comparison], coarse_ns: int) -> list[Comparison]:
     p_values = adjusted(np.array([each.p for each in found]))
     judged = []
     for each, p in zip(found, p_values.tolist(), strict=True):
-        far = _far(each.metric, each.before, each.after, coarse_ns)
+        far = is_far(each.metric, each.before, each.after, coarse_ns)
         judged.append(replace(each, exact_to_ns=coarse_ns, adjusted_p=p, moved=p < P_MAX and far))
     bodies = {(each.scope, each.metric.name) for each in judged if each.moved and not each.metric.tail}
     return [

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from tracer.collected import Collected
-from tracer.comparison.changes import DURATION_MIN_NS, Comparison, NotCompared, compare
+from tracer.comparison.changes import compare
+from tracer.comparison.compared import DURATION_MIN_NS, Comparison, NotCompared
 from tracer.comparison.matching import Match, match_endpoints
 from tracer.comparison.metrics import LIFETIME, STATES, Unit
 from tracer.comparison.presence import Presence, presences

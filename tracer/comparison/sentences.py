@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.comparison.changes import Comparison, Scope
+from tracer.comparison.compared import Comparison, Scope
 from tracer.comparison.difference import Difference
 from tracer.comparison.matching import Match
 from tracer.comparison.metrics import EXACT_NS, INTERVAL, OPENS, Unit

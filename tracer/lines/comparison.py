@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from tracer.comparison.changes import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, Reading, Scope, exact_to_ns
+from tracer.comparison.changes import exact_to_ns
+from tracer.comparison.compared import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, Reading, Scope
 from tracer.comparison.difference import Difference
 from tracer.comparison.metrics import Unit
 from tracer.comparison.presence import Presence

@@ -8,7 +8,8 @@ from unicodedata import combining, east_asian_width
 import numpy as np
 
 from tracer.clock import rfc3339
-from tracer.comparison.changes import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, NotCompared, Reading, exact_to_ns
+from tracer.comparison.changes import exact_to_ns
+from tracer.comparison.compared import P_MAX, RATIO_MIN, SHARE_MIN, Comparison, NotCompared, Reading
 from tracer.comparison.difference import Difference
 from tracer.comparison.metrics import Unit
 from tracer.comparison.sentences import match_text, p_text, ratio_text, row_text, sentence, value_text, verdict_text
