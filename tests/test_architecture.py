@@ -18,7 +18,10 @@ CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
     "learner", "watchlist", "collected", "tables", "remotes",
-    *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
+    *(f"comparison/{name}" for name in (
+        "changes", "compared", "difference", "matching", "metrics", "presence", "samples", "sentences", "sides", "significance",
+    )),
+    *(f"lines/{name}" for name in ("comparison", "connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
     "discovery/rancher", "discovery/units", "names/records", "names/book", "names/packets", "names/wire", "owners/owner",

@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
         return command
 
-    for define in (_watch, _record, _replay, _rules, _doctor, _demo):
+    for define in (_watch, _record, _replay, _diff, _rules, _doctor, _demo):
         define(add)
     return parser
 
@@ -92,6 +92,23 @@ def _replay(add: Add) -> None:
     _add_trace(replay)
     replay.add_argument("--speed", type=_seconds, metavar="N", help="1: as fast as it happened; default: as fast as possible")
     _add_output_options(replay)
+
+
+def _diff(add: Add) -> None:
+    diff = add("diff", "Say what changed between two captures, how much and how surely, the worst first.")
+    diff.add_argument("a", type=Path, metavar="A", help="the capture to compare with, such as one of a healthy hour")
+    diff.add_argument("b", type=Path, metavar="B", help="the capture in question")
+    diff.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="A=B",
+        help="take this endpoint of A for that one of B; repeatable; without it: equal labels, else hosts, else roles",
+    )
+    diff.add_argument("--all", action="store_true", help="show the comparisons that did not move too")
+    diff.add_argument("--json", action="store_true", help="JSON lines on standard output, and nothing else")
+    _add_rule_options(diff)
+    diff.add_argument("--fail-on-finding", action="store_true", help="exit with 3 if B has a critical finding that A has not")
 
 
 def _rules(add: Add) -> None:
