@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.replays import folders, outcome, trace_of
+from tracer.commands.reading import collect
 
 
 @pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
@@ -30,3 +32,11 @@ def test_replay_is_small(folder: Path) -> None:
 
 def test_there_are_replays() -> None:
     assert {"registry-pull", "missing-syn", "lost-events"} <= {folder.name for folder in folders()}
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+def test_nothing_works_again_before_it_failed(folder: Path) -> None:
+    """A token that was put to use shows it seconds later, when the next one may have been refused already."""
+    options = argparse.Namespace(rules="evidence", config=None, benign=False)
+    recovered = [finding for finding in collect(options, trace_of(folder)).findings if finding.rule == "recovered"]
+    assert all(finding.evidence["lasted_s"] >= 0 for finding in recovered)

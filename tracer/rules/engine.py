@@ -194,8 +194,8 @@ class Engine:
         key = (rule.id, answer.key)
         known = self._open.get(key)
         if isinstance(answer, Over):
-            if known is None:
-                return []
+            if known is None or answer.at_ns < known[0].started_ns:
+                return []  # what went well before it began may become clear only now
             del self._open[key]
             _, finding = known
             self._view.ended.append(Ended(rule.id, finding.endpoint_id, finding.started_ns, answer.at_ns, answer.recovered))
