@@ -18,6 +18,7 @@ CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
     "learner", "watchlist", "collected", "tables",
+    *(f"exports/{name}" for name in ("about", "arguments", "counts", "lanes", "stays", "timeline")),
     *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
@@ -130,7 +131,7 @@ def test_the_core_imports_neither_reports_nor_commands(module: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("heavy", ["numpy", "rich", "nanoarrow", "dns", "bpf", "fallback"])
+@pytest.mark.parametrize("heavy", ["numpy", "rich", "nanoarrow", "dns", "polars", "perfetto", "bpf", "fallback"])
 def test_help_imports_nothing_heavy(heavy: str) -> None:
     program = (
         "import contextlib, io, json, sys, tracer.main\n"

@@ -20,6 +20,12 @@ _SPEC_HELP = (
     "default: what this host's container engines are configured to use, and Docker Hub"
 )
 RULE_SETS = ("evidence", "textbook", "all")  # tracer.rules.catalogue.SETS, without importing it
+EXPORTS = ("csv", "jsonl", "parquet", "perfetto")
+"""Formats of `regtrace export`."""
+BINARY = ("parquet", "perfetto")
+"""Those that no terminal shows."""
+TABLES = ("connections", "transitions", "findings")
+"""What there are tables of."""
 _EPILOG = (
     "Exit codes: 0 fine, 1 failed, 2 usage, 3 a critical finding was open (with --fail-on-finding), "
     "130 interrupted before anything was seen."
@@ -64,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
         return command
 
-    for define in (_watch, _record, _replay, _rules, _doctor, _demo):
+    for define in (_watch, _record, _replay, _export, _rules, _doctor, _demo):
         define(add)
     return parser
 
@@ -92,6 +98,20 @@ def _replay(add: Add) -> None:
     _add_trace(replay)
     replay.add_argument("--speed", type=_seconds, metavar="N", help="1: as fast as it happened; default: as fast as possible")
     _add_output_options(replay)
+
+
+def _export(add: Add) -> None:
+    export = add("export", "Write a capture as CSV, JSON lines, Parquet, or a timeline for ui.perfetto.dev.")
+    _add_trace(export)
+    export.add_argument(
+        "--to", choices=EXPORTS, required=True, help="format to write; parquet and perfetto need regtrace[export]"
+    )
+    export.add_argument(
+        "-o", "--output", metavar="FILE", help="file to create, - for standard output (the default of csv and jsonl)"
+    )
+    export.add_argument("--what", choices=TABLES, help="table to write as csv or parquet (default: connections)")
+    export.add_argument("--force", action="store_true", help="replace an existing file")
+    _add_rule_options(export)
 
 
 def _rules(add: Add) -> None:
