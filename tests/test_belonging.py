@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.traces import (
@@ -56,9 +57,12 @@ def asked_one_by_one(events: Events) -> list[int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(events=traces(holes=True))
+@given(events=st.one_of(traces(), traces(holes=True)))
 def test_each_transition_is_of_the_row_that_the_tracker_put_it_into(events: Events) -> None:
-    assert connection_of(collected_events(events)).tolist() == asked_one_by_one(events)
+    made = collected_events(events)
+    # Parts of lives that begin in one nanosecond at one address are told apart by samples alone, which are no transitions.
+    assume(len(np.unique(made.rows[["netns", "skaddr", "first_seen_ns"]])) == len(made.rows))
+    assert connection_of(made).tolist() == asked_one_by_one(events)
 
 
 @pytest.mark.parametrize(("seed", "holes"), [(1, 0.0), (2, 0.0), (3, 0.1), (4, 0.3)])

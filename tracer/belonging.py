@@ -1,9 +1,9 @@
 """Belonging: which connection each transition of a whole trace is of. Pure.
 
 A transition says at which socket address it happened, and the slab hands the address of a closed socket to the very next one. So
-the transitions of an address are cut into *lives*, where one opens or follows a CLOSE, as `tracer.connections` cuts them; a
-life is of the row that was first seen at its first transition, or else, where the row began without one (a socket that was
-found open) or within a life (events were lost), each transition is of the last row that had begun at that address by then.
+the transitions of an address are cut into *lives*, where one opens, follows a CLOSE, or can't belong to the one before, as
+`tracer.connections` cuts them. A life is of the row that was first seen at its first transition. Where a row began without one
+(a socket that was found open), each transition is of the last row that had begun at that address by then.
 
 Where another source went on, a connection has had another address before: those lives are found by the moment at which the
 connection was first seen, or by its ends.
@@ -20,8 +20,9 @@ from tracer.adoption import ends_of_events, ends_of_rows
 from tracer.collected import Collected
 from tracer.connections import IS_INBOUND
 from tracer.events import Events, TcpState, is_opening, valid
+from tracer.lifecycle import RANK
 from tracer.rows import Connections
-from tracer.segments import group_starts, stable_order, take
+from tracer.segments import group_starts, halves, stable_order, take
 
 NOBODY = -1
 _NETNS_SHIFT = np.uint64(48)  # kernel addresses share their top 16 bits
@@ -67,6 +68,7 @@ def connection_of(collected: Collected) -> NDArray[np.int64]:
     position = position[stable_order(event_keys[position])]
     lives = _lives(take(events, position), event_keys[position], position)
     owners = _by_address(lives, rows, row_keys)
+    owners[~_same_ends(take(events, position), take(rows, owners))] = NOBODY
     _add_moved(owners, lives, events, rows)
     found[position] = owners
     return found
@@ -82,11 +84,25 @@ def _keys(events: Events, rows: Connections) -> tuple[NDArray[np.uint64], NDArra
 
 def _lives(events: Events, keys: NDArray[np.uint64], position: NDArray[np.intp]) -> _Lives:
     begins = group_starts(keys) | is_opening(events)
-    begins[1:] |= events["new_state"][:-1] == TcpState.CLOSE
+    old, before = events["old_state"][1:], events["new_state"][:-1]
+    begins[1:] |= (before == TcpState.CLOSE) | ((old != before) & (RANK[old] < RANK[before]))
+    remote = halves(events, "daddr")
+    begins[1:] |= (remote[1:] != remote[:-1]).any(axis=1) | (events["dport"][1:] != events["dport"][:-1])
+    begins |= _other_port(events, begins)
     start = np.flatnonzero(begins)
     first = take(events, start)
     inbound = IS_INBOUND[first["old_state"]] | (first["new_state"] == TcpState.LISTEN)
     return _Lives(position, keys, events["ts_ns"].astype(np.int64), start, np.cumsum(begins) - 1, inbound)
+
+
+def _other_port(events: Events, begins: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where a local port differs from the last one that was known in the same life: shape (n,)."""
+    index = np.arange(len(events))
+    known = valid(events, "sport")
+    last = np.maximum.accumulate(np.where(known, index, NOBODY))
+    last[1:], last[0] = last[:-1].copy(), NOBODY
+    begun = np.maximum.accumulate(np.where(begins, index, 0))
+    return known & ~begins & (last >= begun) & (events["sport"][np.maximum(last, 0)] != events["sport"])
 
 
 def _by_address(lives: _Lives, rows: Connections, row_keys: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -111,6 +127,13 @@ def _by_address(lives: _Lives, rows: Connections, row_keys: NDArray[np.uint64]) 
     fits &= (keys[chosen] == lives.keys) & (lives.ts_ns <= rows["last_ns"][order][chosen])
     fits &= ~lives.inbound[lives.life] | (first_ns[chosen] > lives.ts_ns[lives.start][lives.life])
     return np.where(fits, order[chosen], NOBODY)
+
+
+def _same_ends(events: Events, rows: Connections) -> NDArray[np.bool_]:
+    """Whether each transition has the ends of a row, as far as they are known: shape (n,). A connection never changes its own."""
+    same = events["dport"] == np.maximum(rows["rport"], 0)
+    same &= ~valid(events, "sport") | (rows["lport"] < 0) | (events["sport"] == rows["lport"])
+    return same & (halves(events, "daddr") == halves(rows, "raddr")).all(axis=1)
 
 
 def _rows_started(
