@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--what is for csv and parquet: a timeline has {', '.join(TABLES)}")
     writer_of(options.to)  # say what is missing before the trace is read
     what = options.what or TABLES[0]
-    collected = collect(options, options.trace, with_events=what == "transitions")
+    collected = collect(options, options.trace, with_events=options.to == "perfetto" or what == "transitions")
     stop = Stop()
     with _written(path, options.force) as stream, stop.on_signals(), progress_bar(f"writing {path or options.to}") as bar:
 

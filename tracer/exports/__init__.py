@@ -21,6 +21,10 @@ def writer_of(to: str) -> Write:
         MissingError: a library that an extra brings is not there.
     """
     try:
+        if to == "csv":
+            from tracer.exports.csv_file import write_csv_file
+
+            return write_csv_file
         if to == "parquet":
             from tracer.exports.parquet import write_parquet
 

@@ -31,7 +31,6 @@ from tracer.exports.arguments import (
     loss_name,
     trace_name,
 )
-from tracer.exports.stays import STATES
 from tracer.exports.timeline import Mark, Timeline, timeline_of
 from tracer.lifecycle import STATE_NAMES
 from tracer.tables import Kind
@@ -71,7 +70,7 @@ class _Writer:
     def flush(self) -> None:
         """Write the packets that are there. A trace is the concatenation of such pieces."""
         self._stream.write(self._trace.SerializeToString())
-        self._trace.Clear()
+        self._trace = Trace()  # not Clear(): the memory of a message grows for as long as it lives
 
     def packet(self, ts_ns: int | None = None) -> TracePacket:
         """One more packet."""
@@ -149,7 +148,7 @@ class _Slices:
 
     def _begin(self, packet: TracePacket, event: TrackEvent, value: int, mark: Mark) -> None:
         if mark is Mark.STATE:
-            name = STATE_NAMES[STATES[value]]
+            name = STATE_NAMES[value]
         elif mark is Mark.CONNECTION:
             name = self._names[value]
             self._describe_connection(packet, event, value)

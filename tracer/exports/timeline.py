@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from tracer.collected import Collected
 from tracer.exports.counts import Steps, open_steps, per_second_steps
 from tracer.exports.lanes import lanes_of
-from tracer.exports.stays import STATES, Stays, stays_of
+from tracer.exports.stays import Stays, stays_of
 from tracer.lifecycle import CloseReason
 from tracer.roles import Role
+from tracer.segments import take
 
 _NEVER_NS = np.iinfo(np.int64).max
 
@@ -29,7 +30,7 @@ class Mark(IntEnum):
 
     END = 0  # of the slice that began last and has not ended
     COUNT = 1  # the value itself
-    STATE = 2  # stays.STATES
+    STATE = 2  # TcpState
     CONNECTION = 3  # collected.rows
     FINDING = 4  # collected.findings
     LOSS = 5  # collected.summary.losses
@@ -86,7 +87,7 @@ def timeline_of(collected: Collected) -> Timeline:
     drawing.slices(trace, "capture", Mark.TRACE, [(since_ns, until_ns)], [0], 0)
     losses = [(loss.since_ns, loss.until_ns) for loss in collected.summary.losses]
     drawing.slices(trace, "lost events", Mark.LOSS, losses, range(len(losses)), 1)
-    stays = stays_of(collected.rows, until_ns)
+    stays = stays_of(collected, until_ns)
     numbers = {*collected.endpoints, *collected.rows["endpoint_id"].tolist(), *(each.endpoint_id for each in collected.findings)}
     for number in sorted(numbers):
         _draw_endpoint(drawing, collected, stays, number)
@@ -113,7 +114,7 @@ def _draw_endpoint(drawing: _Drawing, collected: Collected, stays: Stays, number
     spans = [(collected.findings[index].started_ns, collected.findings[index].ended_ns) for index in own]
     drawing.slices(group, "findings", Mark.FINDING, spans, own, 0)
     index = np.flatnonzero(collected.rows["endpoint_id"] == number)
-    rows = collected.rows[index]
+    rows = take(collected.rows, index)
     unended = rows["close_reason"] == CloseReason.OPEN
     ends_ns = np.where(unended, _NEVER_NS, stays.end_ns[index])
     drawing.count(
@@ -176,17 +177,22 @@ class _Drawing:
         self._marks.append(marks[marks["ts_ns"] <= self._until_ns])
 
     def connections(self, group: int, stays: Stays, index: NDArray[np.intp], rank: int) -> None:
-        """Connections of a group, those at `index`, with their states."""
+        """Connections of a group, those at `index`, rising, with their states."""
         start_ns, end_ns = stays.start_ns[index], stays.end_ns[index]
         track = self._lanes(group, "connections", rank, lanes_of(start_ns, end_ns))
-        # beginning, beginning and end of each stay, end: row by row they are in the order in which they nest
-        marks = np.zeros((len(index), 2 + 2 * len(STATES)), MARK_DTYPE)
-        marks["track"] = track[:, None]
-        marks["mark"][:, 0], marks["value"][:, 0], marks["ts_ns"][:, 0] = Mark.CONNECTION, index, start_ns
-        marks["mark"][:, 1:-1:2], marks["value"][:, 1:-1:2] = Mark.STATE, np.arange(len(STATES))
-        marks["ts_ns"][:, 1:-1:2], marks["ts_ns"][:, 2:-1:2] = stays.state_start_ns[index], stays.state_end_ns[index]
-        marks["ts_ns"][:, -1] = end_ns
-        self._marks.append(marks[marks["ts_ns"] >= 0])
+        place = np.minimum(np.searchsorted(index, stays.connection), max(len(index) - 1, 0))
+        own = np.flatnonzero(index[place] == stays.connection) if len(index) else np.zeros(0, np.intp)
+        place = place[own]
+        begin, enter, leave, end = (np.zeros(count, MARK_DTYPE) for count in (len(index), len(own), len(own), len(index)))
+        begin["mark"], begin["value"], begin["ts_ns"] = Mark.CONNECTION, index, start_ns
+        enter["mark"], enter["value"], enter["ts_ns"] = Mark.STATE, stays.state[own], stays.state_start_ns[own]
+        leave["ts_ns"], end["ts_ns"] = stays.state_end_ns[own], end_ns
+        begin["track"] = end["track"] = track
+        enter["track"] = leave["track"] = track[place]
+        states = np.stack([enter, leave], axis=1).reshape(-1)
+        # connection by connection they are in the order in which they nest
+        whose = np.concatenate([np.arange(len(index)), np.repeat(place, 2), np.arange(len(index))])
+        self._marks.append(np.concatenate([begin, states, end])[np.argsort(whose, kind="stable")])
 
     def _lanes(self, group: int, name: str, rank: int, lanes: NDArray[np.intp]) -> NDArray[np.intp]:
         """The number of the track of each, given its lane; with as many new tracks."""
