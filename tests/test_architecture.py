@@ -18,6 +18,7 @@ CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
     "learner", "watchlist", "collected", "tables", "tables_csv", "belonging",
+    *(f"filters/{name}" for name in ("connections", "filters", "findings", "places", "spans", "transitions")),
     *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
