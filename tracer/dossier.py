@@ -97,7 +97,7 @@ def dossier_of(collected: Collected, number: int) -> Dossier:
         collected.roles.get(endpoint_id, Role.UNKNOWN),
         events,
         collected.early_ns[own],
-        collected.header.resolution_ns,
+        collected.summary.resolution_ns,
         tuple(finding for finding in collected.findings if connections_in(rows, finding)[0]),
         tuple(_unknown(rows[0], detail, events, collected.truncated)),
     )

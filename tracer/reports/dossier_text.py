@@ -18,6 +18,8 @@ from tracer.reports.text_report import span_texts, suspect_text
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
 
 _LABEL_WIDTH = 12
+_ROOMY = 60
+"""Cells of a terminal on which texts are set beside their labels, and not below them."""
 _FAMILIES = {2: "IPv4", 10: "IPv6"}
 _IN_WORDS = {
     CloseReason.OPEN: "still open at the end of the trace",
@@ -25,9 +27,9 @@ _IN_WORDS = {
     CloseReason.LOCAL: "this side closed first",
     CloseReason.RESET: "reset by the peer",
     CloseReason.LOCAL_RESET: "aborted by this side",
-    CloseReason.REFUSED: "refused",
+    CloseReason.REFUSED: "nobody listened there",
     CloseReason.TIMEOUT: "no answer",
-    CloseReason.UNREACHABLE: "unreachable",
+    CloseReason.UNREACHABLE: "the network said that there is no way",
     CloseReason.ABORTED: "given up by its caller before it was established",
     CloseReason.UNKNOWN: "nobody saw how it ended",
 }
@@ -53,7 +55,8 @@ def dossier_texts(dossier: Dossier, collected: Collected, width: int | None, col
         ellipsis: one character that says that a text was cut.
     """
     times = TimeTexts(collected)
-    yield _heading(f"connection {dossier.number} of {dossier.among}; {times.said}", colours)
+    yield _heading(f"connection {dossier.number} of {dossier.among}", colours)
+    yield from _wrapped(times.said, width, "  ")
     for label, text in _fields(dossier, times):
         yield from _field(label, text, width)
     yield ""
@@ -61,7 +64,7 @@ def dossier_texts(dossier: Dossier, collected: Collected, width: int | None, col
     yield from _transitions(dossier, times, width, ellipsis)
     if dossier.findings:
         yield ""
-        yield _heading("findings that it lies in: at its endpoint, in its time, with its owner where they name one", colours)
+        yield _heading("findings that it lies in", colours)
         for finding in dossier.findings:
             yield from _wrapped(_finding_text(finding, times), width, "    ")
     if dossier.unknown:
@@ -76,7 +79,7 @@ def _heading(text: str, colours: bool) -> str:
 
 
 def _field(label: str, text: str, width: int | None) -> Iterator[str]:
-    indent = " " * (_LABEL_WIDTH + 2)
+    indent = " " * (_LABEL_WIDTH + 2 if width is None or width >= _ROOMY else 4)
     yield from _wrapped(f"{label:<{_LABEL_WIDTH}}{text}", width, indent)
 
 
@@ -85,7 +88,7 @@ def _wrapped(text: str, width: int | None, indent: str) -> list[str]:
     line = f"  {text}"
     if width is None or len(line) <= width:
         return [line]
-    return textwrap.wrap(line, max(width, 2 * len(indent)), subsequent_indent=indent, drop_whitespace=True) or [line]
+    return textwrap.wrap(line, width, subsequent_indent=indent)
 
 
 def _fields(dossier: Dossier, times: TimeTexts) -> Iterator[tuple[str, str]]:
@@ -177,30 +180,31 @@ def _transitions(dossier: Dossier, times: TimeTexts, width: int | None, ellipsis
     ]
     since = [duration_text(span_ns) for span_ns in (ts_ns - dossier.rows["first_seen_ns"][0]).tolist()]
     after = [UNKNOWN, *(duration_text(max(span_ns, 0)) for span_ns in np.diff(ts_ns).tolist())]
-    columns = [
+    early = [duration_text(span_ns) for span_ns in dossier.early_ns.tolist()]
+    brief = [
         _fixed("time", times.boottimes(ts_ns)),
         _fixed("after", after, right=True),
         _fixed("since first", since, right=True),
         _fixed("transition", states),
-        _fixed("what it is", dossier.meanings(), elastic=True),
-        _fixed("what changed", _changes(dossier), elastic=True),
-        *(
-            [_fixed("may be earlier by", [duration_text(early) for early in dossier.early_ns.tolist()])]
-            if dossier.early_ns.any()
-            else []
-        ),
-        _fixed("who ran", _runners(dossier), elastic=True),
+        *([_fixed("may be earlier by", early, right=True)] if dossier.early_ns.any() else []),
     ]
-    index = np.arange(len(ts_ns))
-    layout = laid_out(columns, index, None if width is None else max(width - 2, 1))
-    for line in grid_lines(layout, index, False, ellipsis):
+    words, changed, ran = dossier.meanings(), _changes(dossier), _runners(dossier)
+    columns = [*brief, _fixed("what it is", words), _fixed("what changed", changed), _fixed("who ran", ran)]
+    index, inside = np.arange(len(ts_ns)), None if width is None else max(width - 2, 1)
+    layout = laid_out(columns, index, inside)
+    narrow = bool(layout.left_out)
+    layout = laid_out(brief, index, inside) if narrow else layout
+    lines = grid_lines(layout, index, False, ellipsis)
+    yield f"  {next(lines)}"
+    for line, *texts in zip(lines, states, words, changed, ran, strict=True):
         yield f"  {line}"
-    if layout.left_out:
-        yield f"  (too narrow for: {', '.join(layout.left_out)})"
+        if narrow:
+            more = texts if "transition" in layout.left_out else texts[1:]
+            yield from _wrapped(f"  {'; '.join(filter(None, more))}", width, "    ")
 
 
-def _fixed(title: str, texts: Sequence[str], right: bool = False, elastic: bool = False) -> GridColumn:
-    return GridColumn(title, lambda index: [texts[at] for at in index.tolist()], right, elastic)
+def _fixed(title: str, texts: Sequence[str], right: bool = False) -> GridColumn:
+    return GridColumn(title, lambda index: [texts[at] for at in index.tolist()], right)
 
 
 def _changes(dossier: Dossier) -> list[str]:

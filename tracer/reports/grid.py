@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 
-CHUNK_ROWS = 1 << 14
-"""Rows that are text at the same time."""
+from tracer.selection import parts_of
+
 _GAP = "  "
-_ELASTIC_MIN = 12
-"""A column of names is not made narrower than this before others are left out."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,16 @@ class GridColumn:
         title: its heading.
         cells: the texts of rows, given by their indexes, shape (n,).
         right: numbers are right-aligned.
-        elastic: may be cut where the terminal is too narrow.
+        least: cells to which it may be cut where the terminal is too narrow; 0: it is never cut.
+        weight: where not all fit, those of the lowest weight are left out.
         style: ANSI attributes of a cell ("31" is red), "" for none; asked only where colours are wanted.
     """
 
     title: str
     cells: Callable[[NDArray[np.intp]], list[str]]
     right: bool = False
-    elastic: bool = False
+    least: int = 0
+    weight: int = 0
     style: Callable[[str], str] | None = None
 
 
@@ -58,17 +58,17 @@ def laid_out(columns: Sequence[GridColumn], index: NDArray[np.intp], width: int 
     """Measure columns and make them fit.
 
     Args:
-        columns: the most important first, among those that may be left out; the first is always kept.
+        columns: of which the heaviest is always kept.
         index: of the rows that will be shown.
         width: cells of a line; None: as many as it takes.
     """
     widths = {id(column): _text_width(column.title) for column in columns}
-    for part in _parts(index):
+    for part in parts_of(index):
         for column in columns:
             widths[id(column)] = max(widths[id(column)], *map(_text_width, column.cells(part)))
     kept = list(columns)
     while width is not None and _needed(kept, widths, least=True) > width and len(kept) > 1:
-        kept.pop()
+        kept.remove(min(reversed(kept), key=lambda column: column.weight))
     if width is not None:
         _squeeze(kept, widths, width)
     left_out = tuple(column.title for column in columns if column not in kept)
@@ -76,16 +76,16 @@ def laid_out(columns: Sequence[GridColumn], index: NDArray[np.intp], width: int 
 
 
 def _needed(columns: Sequence[GridColumn], widths: dict[int, int], least: bool) -> int:
-    """Cells of a line, with elastic columns as narrow as they get, or as they are."""
-    cells = [min(widths[id(each)], _ELASTIC_MIN) if least and each.elastic else widths[id(each)] for each in columns]
+    """Cells of a line, with those that may be cut as narrow as they get, or as they are."""
+    cells = [min(widths[id(each)], each.least) if least and each.least else widths[id(each)] for each in columns]
     return sum(cells) + len(_GAP) * (len(cells) - 1)
 
 
 def _squeeze(columns: Sequence[GridColumn], widths: dict[int, int], width: int) -> None:
-    """Take what is too much from the widest elastic column, again and again; from the last one if nothing is elastic."""
-    elastic = [id(column) for column in columns if column.elastic] or [id(columns[-1])]
+    """Take what is too much from the widest column that may be cut, again and again; from the last one if none may be."""
+    cut = [id(column) for column in columns if column.least] or [id(columns[-1])]
     for _ in range(max(_needed(columns, widths, least=False) - width, 0)):
-        widest = max(elastic, key=widths.__getitem__)
+        widest = max(cut, key=widths.__getitem__)
         widths[widest] = max(widths[widest] - 1, 1)
 
 
@@ -103,17 +103,13 @@ def grid_lines(layout: Layout, index: NDArray[np.intp], colours: bool, ellipsis:
     ]
     line = _GAP.join(head).rstrip()
     yield f"\x1b[1m{line}\x1b[0m" if colours else line
-    for part in _parts(index):
+    for part in parts_of(index):
         texts = [
             [_styled(text, _fitted(text, width, column.right, ellipsis), column, colours) for text in column.cells(part)]
             for column, width in zip(layout.columns, layout.widths, strict=True)
         ]
         for row in zip(*texts, strict=True):
             yield _GAP.join(row).rstrip()
-
-
-def _parts(index: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
-    return (index[start : start + CHUNK_ROWS] for start in range(0, len(index), CHUNK_ROWS))
 
 
 def _text_width(text: str) -> int:

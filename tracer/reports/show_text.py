@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +16,18 @@ from tracer.reports.grid import GridColumn
 from tracer.reports.text_report import coverage_text, owner_names, remark_texts, remote_texts, span_texts, warning_texts
 from tracer.rows import Connections
 from tracer.segments import take
-from tracer.tables import Column, Kind, Table
+from tracer.selection import CONNECTIONS, FINDINGS, TRANSITIONS, Selection
+from tracer.tables import Column, Kind
 from tracer.text import duration_text, printable
 
 Cells = Callable[[NDArray[np.intp]], list[str]]
-_ELASTIC = frozenset(
-    {
-        "owner",
-        "remote",
-        "remarks",
-        "summary",
-        "cmdline",
-        "comm",
-        "endpoint",
-        "container",
-        "pod",
-        "unit",
-        "evidence",
-        "suspects",
-        "advice",
-    }
-)
+_NAME_CELLS, _SENTENCE_CELLS = 12, 30
+_LEAST = dict.fromkeys(
+    ("owner", "remote", "remarks", "cmdline", "comm", "endpoint", "container", "pod", "unit", "evidence", "suspects"), _NAME_CELLS
+) | dict.fromkeys(("summary", "advice"), _SENTENCE_CELLS)
+"""Cells to which columns of names and sentences may be cut."""
+_WEIGHTS = {"number": 9, "summary": 8, "rule": 8, "time": 7, "severity": 6, "confidence": 5, "endpoint": 4}
+"""Where not all columns fit; others go from the right to the left."""
 _TITLES = {
     "number": "#", "bytes_received": "received", "bytes_acked": "acked", "unread_bytes": "unread", "close_reason": "reason",
     "confidence": "sure",
@@ -49,33 +39,16 @@ _STYLES = {
     "severity": {"critical": _RED, "warning": _YELLOW},
 }
 DEFAULT_COLUMNS = {
-    "connections": (
+    CONNECTIONS: (
         "number", "first_seen_ns", "owner", "remote", "close_reason", "lifetime", "connect", "bytes_received", "bytes_acked",
         "remarks",
     ),
-    "transitions": (
-        "number", "ts_ns", "after", "old", "new", "owner", "remote", "bytes_received", "bytes_acked", "remarks",
+    TRANSITIONS: (
+        "number", "ts_ns", "after_ns", "old", "new", "owner", "remote", "bytes_received", "bytes_acked", "remarks",
     ),
-    "findings": ("number", "started_ns", "lasted", "severity", "rule", "confidence", "endpoint", "summary"),
+    FINDINGS: ("number", "started_ns", "lasted", "severity", "rule", "confidence", "endpoint", "summary"),
 }  # fmt: skip
 """By what is shown; some are made for people and are in no table."""
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What is shown.
-
-    Attributes:
-        kind: "connections", "transitions" or "findings".
-        collected: the trace.
-        table: its rows.
-        owners: whose each transition is; None: no transitions are shown.
-    """
-
-    kind: str
-    collected: Collected
-    table: Table
-    owners: NDArray[np.int64] | None = None
 
 
 def head_texts(collected: Collected, name: str) -> list[str]:
@@ -92,32 +65,36 @@ def head_texts(collected: Collected, name: str) -> list[str]:
     ]
 
 
-def grid_columns(shown: Shown, texts: Sequence[str]) -> list[GridColumn]:
+def grid_columns(selection: Selection, texts: Sequence[str]) -> list[GridColumn]:
     """The columns that are meant, or the usual ones if none is named.
 
     Raises:
         UsageError: one of them there is not.
     """
-    times = TimeTexts(shown.collected)
-    made = _connection_cells(shown) if shown.kind == "connections" else {}
-    made = _transition_cells(shown) if shown.kind == "transitions" else made
-    made = _finding_cells(shown) if shown.kind == "findings" else made
-    if not texts:
-        return [_column(name, shown.table, made, times) for name in DEFAULT_COLUMNS[shown.kind]]
-    names = dict.fromkeys(text if text in made else column_name(text, shown.table) for text in texts)
-    return [_column(name, shown.table, made, times) for name in names]
+    times = TimeTexts(selection.collected)
+    make = {CONNECTIONS: _connection_cells, TRANSITIONS: _transition_cells, FINDINGS: _finding_cells}[selection.kind]
+    made = make(selection)
+    table = selection.part(np.zeros(0, np.intp))
+    names = (
+        dict.fromkeys(text if text in made else column_name(text, table) for text in texts)
+        if texts
+        else DEFAULT_COLUMNS[selection.kind]
+    )
+    return [_made_column(name, made[name]) if name in made else _table_column(table[name], selection, times) for name in names]
 
 
-def _column(name: str, table: Table, made: dict[str, Cells], times: TimeTexts) -> GridColumn:
-    if name in made:
-        return GridColumn(name, made[name], name in ("lifetime", "connect", "after", "lasted"), name in _ELASTIC)
-    column = table[name]
-    styles = _STYLES.get(name)
+def _made_column(name: str, cells: Cells) -> GridColumn:
+    return GridColumn(name, cells, name in ("lifetime", "connect", "lasted"), _LEAST.get(name, 0), _WEIGHTS.get(name, 0))
+
+
+def _table_column(column: Column, selection: Selection, times: TimeTexts) -> GridColumn:
+    name, styles = column.name, _STYLES.get(column.name)
     return GridColumn(
         _title(name),
-        lambda index: column_texts(Column(name, column.kind, column.values[index], column.known[index]), times),
+        lambda index: column_texts(selection.part(index)[name], times),
         column.kind in (Kind.INTEGER, Kind.UNSIGNED, Kind.NUMBER) and name != "sk_err",
-        name in _ELASTIC,
+        _LEAST.get(name, 0),
+        _WEIGHTS.get(_title(name) if _title(name) == "time" else name, 0),
         None if styles is None else lambda text: styles.get(text, ""),
     )
 
@@ -131,8 +108,8 @@ def _title(name: str) -> str:
     return _TITLES.get(name, name)
 
 
-def _connection_cells(shown: Shown) -> dict[str, Cells]:
-    rows, endpoints, details = shown.collected.rows, shown.collected.endpoints, shown.collected.details
+def _connection_cells(selection: Selection) -> dict[str, Cells]:
+    rows, endpoints, details = selection.collected.rows, selection.collected.endpoints, selection.collected.details
 
     def of(make: Callable[[Connections], list[str]]) -> Cells:
         return lambda index: make(take(rows, index))
@@ -146,10 +123,9 @@ def _connection_cells(shown: Shown) -> dict[str, Cells]:
     }
 
 
-def _transition_cells(shown: Shown) -> dict[str, Cells]:
-    rows, details, events = shown.collected.rows, shown.collected.details, shown.collected.events
-    assert shown.owners is not None
-    owners, after_ns = shown.owners, after_previous_ns(shown.collected, shown.owners)
+def _transition_cells(selection: Selection) -> dict[str, Cells]:
+    rows, details, events = selection.collected.rows, selection.collected.details, selection.collected.events
+    owners = selection.owners
 
     def of_connections(make: Cells) -> Cells:
         def cells(index: NDArray[np.intp]) -> list[str]:
@@ -161,21 +137,10 @@ def _transition_cells(shown: Shown) -> dict[str, Cells]:
         return cells
 
     return {
-        "after": lambda index: [duration_text(span_ns) for span_ns in after_ns[index].tolist()],
         "owner": of_connections(lambda index: owner_names(take(rows, index), [details[at] for at in index.tolist()])),
-        "remote": of_connections(lambda index: remote_texts(take(rows, index), shown.collected.endpoints)),
-        "remarks": lambda index: _event_remarks(take(events, index), shown.collected.early_ns[index]),
+        "remote": of_connections(lambda index: remote_texts(take(rows, index), selection.collected.endpoints)),
+        "remarks": lambda index: _event_remarks(take(events, index), selection.collected.early_ns[index]),
     }
-
-
-def after_previous_ns(collected: Collected, owners: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Time since the transition before of the same connection, shape (n_transitions,); -1 for first ones and nobody's."""
-    after_ns = np.full(len(owners), -1, np.int64)
-    order = np.argsort(owners, kind="stable")
-    own, ts_ns = owners[order], collected.events["ts_ns"].astype(np.int64)[order]
-    same = np.flatnonzero((own[1:] == own[:-1]) & (own[1:] != NOBODY)) + 1
-    after_ns[order[same]] = np.maximum(ts_ns[same] - ts_ns[same - 1], 0)
-    return after_ns
 
 
 def _event_remarks(events: Events, early_ns: NDArray[np.uint64]) -> list[str]:
@@ -190,8 +155,8 @@ def _event_remarks(events: Events, early_ns: NDArray[np.uint64]) -> list[str]:
     return texts
 
 
-def _finding_cells(shown: Shown) -> dict[str, Cells]:
-    findings = shown.collected.findings
+def _finding_cells(selection: Selection) -> dict[str, Cells]:
+    findings = selection.collected.findings
 
     def lasted(index: NDArray[np.intp]) -> list[str]:
         chosen = [findings[at] for at in index.tolist()]
