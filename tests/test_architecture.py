@@ -17,7 +17,8 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist", "collected", "tables", "tables_csv", "belonging",
+    "learner", "watchlist", "collected", "tables", "tables_csv", "belonging", "ordering", "selection", "meanings", "dossier",
+    *(f"filters/{name}" for name in ("connections", "filters", "findings", "places", "spans", "transitions")),
     *(f"exports/{name}" for name in ("about", "arguments", "counts", "lanes", "stays", "timeline")),
     *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",

@@ -66,9 +66,10 @@ def connection_of(collected: Collected) -> NDArray[np.int64]:
         return found
     event_keys, row_keys = _keys(events, rows)
     position = position[stable_order(event_keys[position])]
-    lives = _lives(take(events, position), event_keys[position], position)
+    by_address = take(events, position)
+    lives = _lives(by_address, event_keys[position], position)
     owners = _by_address(lives, rows, row_keys)
-    owners[~_same_ends(take(events, position), take(rows, owners))] = NOBODY
+    owners[~_same_ends(by_address, rows, owners)] = NOBODY
     _add_moved(owners, lives, events, rows)
     found[position] = owners
     return found
@@ -129,11 +130,12 @@ def _by_address(lives: _Lives, rows: Connections, row_keys: NDArray[np.uint64]) 
     return np.where(fits, order[chosen], NOBODY)
 
 
-def _same_ends(events: Events, rows: Connections) -> NDArray[np.bool_]:
-    """Whether each transition has the ends of a row, as far as they are known: shape (n,). A connection never changes its own."""
-    same = events["dport"] == np.maximum(rows["rport"], 0)
-    same &= ~valid(events, "sport") | (rows["lport"] < 0) | (events["sport"] == rows["lport"])
-    return same & (halves(events, "daddr") == halves(rows, "raddr")).all(axis=1)
+def _same_ends(events: Events, rows: Connections, owners: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each transition has the ends of its row, as far as they are known: shape (n,). No connection changes its own."""
+    same = events["dport"] == np.maximum(rows["rport"], 0)[owners]
+    lport = rows["lport"][owners]
+    same &= ~valid(events, "sport") | (lport < 0) | (events["sport"] == lport)
+    return same & (halves(events, "daddr") == halves(rows, "raddr")[owners]).all(axis=1)
 
 
 def _rows_started(

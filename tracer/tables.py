@@ -52,6 +52,8 @@ class Column:
 
     def objects(self) -> list[Any]:
         """As Python values, None where unknown."""
+        if self.known.all():
+            return list(self.values.tolist())
         return [value if have else None for value, have in zip(self.values.tolist(), self.known.tolist(), strict=True)]
 
 

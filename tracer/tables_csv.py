@@ -11,7 +11,7 @@ Injection"). A lone surrogate, which no encoding of a file has, is written as \u
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,22 +33,34 @@ class Writable(Protocol):
 
 
 def write_csv(table: Table, stream: Writable, terminal: bool = False) -> None:
-    """Write a table, a header and its rows; in memory is never more than a part of it.
+    """Write a table: its header and its rows.
 
     Args:
         table: columns of one length.
         stream: a file has to be opened with newline="", so that it keeps the ends of lines.
         terminal: it is one: text that could command it is written with escapes, as `text.printable` does.
     """
+    write_csv_parts([table], stream, terminal)
+
+
+def write_csv_parts(parts: Iterable[Table], stream: Writable, terminal: bool = False) -> None:
+    """Write tables of the same columns one below the other under one header, so that they need not all be there at once.
+
+    Args:
+        parts: made when they are written; without any there is no header either.
+        stream, terminal: as `write_csv` takes them.
+    """
     writer = csv.writer(stream)
-    writer.writerow(table)
-    for rows in _csv_rows(table, terminal):
-        writer.writerows(rows)
-
-
-def _csv_rows(table: Table, terminal: bool) -> Iterator[Iterator[tuple[Any, ...]]]:
-    columns = list(table.values())
     safe: dict[str, str] = {}
+    for number, table in enumerate(parts):
+        if not number:
+            writer.writerow(table)
+        for rows in _csv_rows(table, terminal, safe):
+            writer.writerows(rows)
+
+
+def _csv_rows(table: Table, terminal: bool, safe: dict[str, str]) -> Iterator[Iterator[tuple[Any, ...]]]:
+    columns = list(table.values())
     for start in range(0, len(columns[0].values) if columns else 0, _CHUNK_ROWS):
         part = slice(start, start + _CHUNK_ROWS)
         cells = [_cells(Column(each.name, each.kind, each.values[part], each.known[part]), safe, terminal) for each in columns]
