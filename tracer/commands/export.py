@@ -18,6 +18,7 @@ from tracer.options import BINARY, TABLES
 from tracer.pipeline import Stop
 from tracer.progress import progress_bar
 from tracer.reports.json_report import JsonReport
+from tracer.reports.text_report import warning_texts
 
 STDOUT = "-"
 
@@ -33,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
     writer_of(options.to)  # say what is missing before the trace is read
     what = options.what or TABLES[0]
     collected = collect(options, options.trace, with_events=options.to == "perfetto" or what == "transitions")
+    for text in warning_texts(collected.summary, collected.truncated):
+        sys.stderr.write(f"regtrace: {text}\n")
     stop = Stop()
     with _written(path, options.force) as stream, stop.on_signals(), progress_bar(f"writing {path or options.to}") as bar:
 
