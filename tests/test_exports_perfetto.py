@@ -161,7 +161,16 @@ def test_transitions_that_no_tcp_makes_read_back(seed: int) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["lost-events", "missing-syn", "registry-pull", "lab-loop-refused", "lab-skopeo-stalled", "clock-steps", "lab-swarm-429"],
+    [
+        "lost-events",
+        "missing-syn",
+        "registry-pull",
+        "lab-loop-refused",
+        "lab-skopeo-stalled",
+        "clock-steps",
+        "lab-swarm-429",
+        "syn-timeout",
+    ],
 )
 def test_replays_read_back(name: str) -> None:
     collected = collected_replay(name)
@@ -262,6 +271,23 @@ def test_findings_have_their_times_and_what_they_rest_on() -> None:
         name: list(value) if isinstance(value, tuple) else value for name, value in finding.evidence.items()
     }
     assert made.arguments["suspects"][0]["comm"] == finding.suspects[0].comm.decode()
+
+
+@pytest.mark.parametrize("nothing", [{}, [], {"a": {}}, [[], {}], {"a": [{"b": ()}]}])
+def test_evidence_that_says_nothing_is_left_out(nothing: object) -> None:
+    collected = collected_replay("clock-steps")
+    (finding,) = collected.findings
+    changed = replace(finding, evidence={"empty": nothing, "list": [nothing, 1], "zero": 0, "false": False, "unknown": None})
+    (made,) = exported(replace(collected, findings=(changed,))).of("finding")
+    assert made.arguments["evidence"] == {"list": [1], "zero": 0, "false": False, "unknown": "unknown"}
+
+
+def test_numbers_that_no_annotation_holds_are_text() -> None:
+    collected = collected_replay("clock-steps")
+    (finding,) = collected.findings
+    changed = replace(finding, evidence={"huge": 1 << 80, "negative": -5, "half": 0.5})
+    (made,) = exported(replace(collected, findings=(changed,))).of("finding")
+    assert made.arguments["evidence"] == {"huge": str(1 << 80), "negative": -5, "half": 0.5}
 
 
 def test_a_finding_that_ended_ends() -> None:

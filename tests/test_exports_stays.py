@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import naive
@@ -113,6 +113,7 @@ def test_stays_of_small_traces_are_those_of_the_transitions(events: Events) -> N
     check(events)
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 10_000))
 def test_stays_nest_whatever_a_trace_says(seed: int) -> None:
     assert_nested(stays_of(collected_events(garbage_of_seed(seed, 60)), LATER_NS))

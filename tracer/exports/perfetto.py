@@ -155,7 +155,7 @@ class _Slices:
         else:
             name, arguments = self._rare(value, mark)
             for each, found in arguments.items():
-                if found not in ([], {}):  # there is no empty annotation
+                if _says_something(found):
                     annotation = event.debug_annotations.add()
                     annotation.name_iid = self._writer.interned(packet, "debug_annotation_names", each)
                     _fill(annotation, found)
@@ -199,15 +199,23 @@ _SETTERS: dict[Kind, Callable[[DebugAnnotation, Any], None] | None] = {
 }
 
 
+def _says_something(value: Any) -> bool:
+    """An annotation can't be an empty list or object, nor hold nothing but such."""
+    if isinstance(value, dict):
+        return any(map(_says_something, value.values()))
+    return not isinstance(value, list | tuple) or any(map(_says_something, value))
+
+
 def _fill(annotation: DebugAnnotation, value: Any) -> None:
     """A JSON value as an annotation."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            entry = annotation.dict_entries.add()
-            entry.name = printable(str(name))
-            _fill(entry, inner)
+            if _says_something(inner):
+                entry = annotation.dict_entries.add()
+                entry.name = printable(str(name))
+                _fill(entry, inner)
     elif isinstance(value, list | tuple):
-        for inner in value:
+        for inner in filter(_says_something, value):
             _fill(annotation.array_values.add(), inner)
     elif isinstance(value, bool):
         annotation.bool_value = value
