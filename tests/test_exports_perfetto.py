@@ -324,7 +324,7 @@ def hostile() -> Collected:
     """A trace in which everything that somebody may have chosen is hostile."""
     label = HOSTILE + ":443"
     facts = (
-        EndpointFact(1, label, Role.API),
+        EndpointFact(1, label, Role.API, origin=HOSTILE, mirror_of=HOSTILE),
         OwnerDetail(812, comm=b"\x1b[31m", cmdline="\x1b]0;x\x07", container="\u202e" + "c" * 64, cgroup_id=3001),
     )
     events = trace(*path("peer", [START_NS] * 5))
@@ -335,10 +335,18 @@ def hostile() -> Collected:
 
 def test_hostile_text_is_printable() -> None:
     found = exported(hostile())
-    texts = [track.name for track in found.tracks.values()] + [each.name for each in found.slices]
+    texts = [text for track in found.tracks.values() for text in (track.name, track.description)]
+    texts += [each.name for each in found.slices]
     texts += [value for each in found.slices for value in each.arguments.values() if isinstance(value, str)]
     assert any("\\x1b" in text for text in texts)
     assert not [text for text in texts if not text.isprintable()]
+
+
+def test_a_group_says_where_its_endpoint_is_known_from() -> None:
+    fact = EndpointFact(1, LABELS[1], Role.MIRROR, "/etc/docker/daemon.json: registry-mirrors", "docker.io")
+    found = exported(collected_of(EventBatch(trace(), "ebpf", 1, facts=(fact,))))
+    group = found.tracks[found.group("registry-1.docker.io:443 (mirror)")]
+    assert group.description == "Known from /etc/docker/daemon.json: registry-mirrors. Asked instead of docker.io."
 
 
 def test_what_is_unknown_is_left_out() -> None:

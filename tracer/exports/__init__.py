@@ -43,9 +43,9 @@ def export(collected: Collected, to: str, what: str, stream: BinaryIO, told: Tol
     """Write a trace.
 
     Args:
-        collected: with its transitions, where they are asked for.
-        to: the format, one of FORMATS.
-        what: which table, one of TABLES; a timeline has everything.
+        collected: with its transitions for a timeline and for a table of them.
+        to: the format, one of tracer.options.EXPORTS, but for the JSON lines, which need no more than a replay.
+        what: which table, one of tracer.options.TABLES; a timeline has everything.
         stream: to write to.
         told: hears how far it is.
 

@@ -98,7 +98,7 @@ class _Writer:
             descriptor.uuid = track.number
             descriptor.name = printable(track.name)
             if track.description:
-                descriptor.description = track.description
+                descriptor.description = printable(track.description)
             if track.parent:
                 descriptor.parent_uuid = track.parent
                 descriptor.sibling_order_rank = track.rank

@@ -18,6 +18,7 @@ from tracer.collected import Collected
 from tracer.exports.counts import Steps, open_steps, per_second_steps
 from tracer.exports.lanes import lanes_of
 from tracer.exports.stays import Stays, stays_of
+from tracer.facts import EndpointFact
 from tracer.lifecycle import CloseReason
 from tracer.roles import Role
 from tracer.segments import take
@@ -108,7 +109,8 @@ def _span(collected: Collected) -> tuple[int, int]:
 def _draw_endpoint(drawing: _Drawing, collected: Collected, stays: Stays, number: int) -> None:
     role = collected.roles.get(number, Role.UNKNOWN)
     label = collected.endpoints.get(number, f"endpoint {number}")
-    group = drawing.track(label if role is Role.UNKNOWN else f"{label} ({role.value})", description="A registry endpoint.")
+    name = label if role is Role.UNKNOWN else f"{label} ({role.value})"
+    group = drawing.track(name, description=_described(collected.known.get(number)))
     own = [index for index, each in enumerate(collected.findings) if each.endpoint_id == number]
     own.sort(key=lambda index: collected.findings[index].started_ns)
     spans = [(collected.findings[index].started_ns, collected.findings[index].ended_ns) for index in own]
@@ -127,6 +129,14 @@ def _draw_endpoint(drawing: _Drawing, collected: Collected, stays: Stays, number
         "Openings that were seen, in seconds counted from the beginning of the trace.",
     )  # fmt: skip
     drawing.connections(group, stays, index, 3)
+
+
+def _described(fact: EndpointFact | None) -> str:
+    """What is known of an endpoint beside its name."""
+    if fact is None:
+        return ""
+    mirrored = {"": "", "*": "Asked instead of any registry."}.get(fact.mirror_of, f"Asked instead of {fact.mirror_of}.")
+    return " ".join(filter(None, [f"Known from {fact.origin}." if fact.origin else "", mirrored]))
 
 
 class _Drawing:
