@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     for text in warning_texts(collected.summary, collected.truncated):
         sys.stderr.write(f"regtrace: {text}\n")
     stop = Stop()
-    with _written(path, options.force) as stream, stop.on_signals(), progress_bar(f"writing {path or options.to}") as bar:
+    with stop.on_signals(), _written(path, options.force) as stream, progress_bar(f"writing {path or options.to}") as bar:
 
         def told(share: float) -> None:
             bar.update(share)
