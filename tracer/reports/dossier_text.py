@@ -64,7 +64,7 @@ def dossier_texts(dossier: Dossier, collected: Collected, width: int | None, col
     yield from _transitions(dossier, times, width, ellipsis)
     if dossier.findings:
         yield ""
-        yield _heading("findings that it lies in", colours)
+        yield _heading("findings", colours)
         for finding in dossier.findings:
             yield from _wrapped(_finding_text(finding, times), width, "    ")
     if dossier.unknown:
