@@ -56,7 +56,6 @@ def write_perfetto(collected: Collected, what: str, stream: BinaryIO, told: Told
         for ts_ns, value, track, mark in marks[start : start + _PACKETS_A_WRITE].tolist():
             slices.add(ts_ns, value, track, mark)
         writer.flush()
-    writer.flush()
 
 
 class _Writer:
