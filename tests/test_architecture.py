@@ -17,11 +17,14 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist", "collected", "tables", "remotes",
+    "learner", "watchlist", "collected", "tables", "tables_csv", "remotes",
+    "belonging", "ordering", "selection", "meanings", "dossier",
     *(f"comparison/{name}" for name in (
         "changes", "compared", "difference", "matching", "metrics", "presence", "samples", "sentences", "sides", "significance",
     )),
     *(f"lines/{name}" for name in ("comparison", "connections", "findings", "stream", "summary", "transitions", "values")),
+    *(f"filters/{name}" for name in ("connections", "filters", "findings", "places", "spans", "transitions")),
+    *(f"exports/{name}" for name in ("about", "arguments", "counts", "lanes", "stays", "timeline")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
     "discovery/rancher", "discovery/units", "names/records", "names/book", "names/packets", "names/wire", "owners/owner",
@@ -133,7 +136,7 @@ def test_the_core_imports_neither_reports_nor_commands(module: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("heavy", ["numpy", "rich", "nanoarrow", "dns", "bpf", "fallback"])
+@pytest.mark.parametrize("heavy", ["numpy", "rich", "nanoarrow", "dns", "polars", "perfetto", "bpf", "fallback"])
 def test_help_imports_nothing_heavy(heavy: str) -> None:
     program = (
         "import contextlib, io, json, sys, tracer.main\n"

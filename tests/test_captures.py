@@ -24,6 +24,7 @@ from tracer.events import EVENT_DTYPE, TS_NS_MAX, EventBatch, EventFlag, Events,
 from tracer.facts import AddressFact, EndpointFact
 from tracer.lines import connection_lines, summary_line
 from tracer.owners.owner import OwnerDetail
+from tracer.owners.register import details_of
 from tracer.roles import Role
 
 SUFFIXES = (".arrows", ".jsonl")
@@ -133,8 +134,10 @@ def lines_of(path: Path) -> list[str]:
         analysis = Analysis(trace.header.source, trace.header.resolution_ns, trace.header.endpoints)
         lines = []
         for batch in trace.batches():
-            lines += connection_lines(analysis.feed(batch).ended, analysis.endpoints, clock, analysis.owners)
-        lines += connection_lines(analysis.open(), analysis.endpoints, clock, analysis.owners)
+            ended = analysis.feed(batch).ended
+            lines += connection_lines(ended, analysis.endpoints, clock, details_of(ended, analysis.owners))
+        still = analysis.open()
+        lines += connection_lines(still, analysis.endpoints, clock, details_of(still, analysis.owners))
         return [*lines, summary_line(analysis.summary(), clock, trace.truncated)]
     finally:
         trace.close()

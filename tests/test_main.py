@@ -26,7 +26,7 @@ from tracer.captures import FORMAT_VERSION
 from tracer.main import main
 from tracer.options import build_parser
 
-COMMANDS = ("watch", "record", "replay", "doctor", "demo")
+COMMANDS = ("watch", "record", "replay", "show", "export", "doctor", "demo")
 FULL_BYTES = 64 << 10
 UNUSED = "127.0.0.1:1"
 """An endpoint nobody connects to."""

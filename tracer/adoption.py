@@ -23,7 +23,8 @@ def ends_of_rows(rows: Connections) -> list[bytes]:
     return _ends(rows["netns"], rows["laddr"], rows["raddr"], rows["lport"], rows["rport"])
 
 
-def _ends_of_events(events: Events) -> list[bytes]:
+def ends_of_events(events: Events) -> list[bytes]:
+    """The ends of the sockets of events; empty where they are not all known."""
     netns = np.where(valid(events, "netns"), events["netns"].astype(np.int64), -1)
     ports = np.where(valid(events, "sport"), events["sport"].astype(np.int32), -1)
     return _ends(netns, events["saddr"], events["daddr"], ports, events["dport"])
@@ -47,10 +48,10 @@ def with_found(found: Events, events: Events) -> Events:
     """
     opened = {remote_of(event) for event in events[is_opening(events)]}
     first: dict[bytes, int] = {}
-    for ends, old_state in zip(_ends_of_events(events), events["old_state"].tolist(), strict=True):
+    for ends, old_state in zip(ends_of_events(events), events["old_state"].tolist(), strict=True):
         first.setdefault(ends, old_state)
     before, after = [], []
-    for index, ends in enumerate(_ends_of_events(found)):
+    for index, ends in enumerate(ends_of_events(found)):
         state = first.get(ends)
         if found["new_state"][index] == TcpState.SYN_SENT and remote_of(found[index]) in opened:
             continue
@@ -96,13 +97,13 @@ class Adopted:
 
     def add_events(self, events: Events, keys: NDArray[np.uint64]) -> None:
         """The same of sockets that were found open."""
-        self.add(_ends_of_events(events), keys.tolist())
+        self.add(ends_of_events(events), keys.tolist())
 
     def new(self, events: Events, keys: NDArray[np.uint64], slots: dict[int, int], rows: Connections) -> NDArray[np.intp]:
         """Which of the sockets that were found open are no rows yet, or go on as one under their own key; index, in order."""
         index = list(slots.values())
         known = dict(zip(ends_of_rows(rows[index]), slots, strict=True))
-        own = zip(_ends_of_events(events), keys.tolist(), strict=True)
+        own = zip(ends_of_events(events), keys.tolist(), strict=True)
         return np.array([at for at, (ends, key) in enumerate(own) if not ends or known.get(ends, key) == key], np.intp)
 
     def found(self, events: Events, keys: NDArray[np.uint64], slots: dict[int, int]) -> Iterator[tuple[int, int, int]]:
@@ -110,7 +111,7 @@ class Adopted:
         likely = ~is_opening(events) & ~is_sample(events) & valid(events, "sport") & np.isin(events["sport"], self._ports)
         for at in np.flatnonzero(likely).tolist():
             key = int(keys[at])
-            (ends,) = _ends_of_events(events[at : at + 1])
+            (ends,) = ends_of_events(events[at : at + 1])
             known = self._keys.get(ends)
             if known is None or key in slots or known == key:
                 continue

@@ -19,6 +19,7 @@ from tracer.owners.owner import OwnerDetail
 from tracer.owners.register import details_of
 from tracer.roles import Role
 from tracer.rows import Connections, blank_connections
+from tracer.segments import joined
 from tracer.summary import Summary
 
 
@@ -103,11 +104,12 @@ class Collector:
         self._keep(analysis.open(), analysis)
         rows = np.concatenate([blank_connections(0), *self._rows])
         order = np.argsort(rows["first_seen_ns"], kind="stable")
+        events, self._events = joined([no_events(), *self._events]), []
         self._collected = Collected(
             self._header,
             rows[order],
             tuple(self._details[index] for index in order.tolist()),
-            np.concatenate([no_events(), *self._events]),
+            events,
             np.concatenate([np.zeros(0, np.uint64), *self._early]),
             dict(analysis.endpoints),
             dict(analysis.known),

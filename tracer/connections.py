@@ -25,7 +25,7 @@ from tracer.segments import fill_states, fill_times, fill_values, group_starts, 
 
 _FIRST_CAPACITY = 256
 _CLOSE, _ESTABLISHED, _LISTEN = np.uint8(TcpState.CLOSE), np.uint8(TcpState.ESTABLISHED), np.uint8(TcpState.LISTEN)
-_IS_INBOUND = np.isin(np.arange(N_STATES), (TcpState.SYN_RECV, TcpState.LISTEN, TcpState.NEW_SYN_RECV))
+IS_INBOUND = np.isin(np.arange(N_STATES), (TcpState.SYN_RECV, TcpState.LISTEN, TcpState.NEW_SYN_RECV))
 """By the old state of a socket's first event."""
 
 
@@ -318,7 +318,7 @@ class ConnectionTracker:
         rows["rport"][index] = np.where(first["dport"] > 0, first["dport"].astype(np.int32), -1)
         rows["opened_ns"][index] = np.where(opening, first_ns, -1)
         rows["preexisting"][index] = np.where(opening, 0, np.where(is_adopted(first) | (not self._loss_seen), 1, -1))
-        rows["inbound"][index] = _IS_INBOUND[first["old_state"]] | (first["new_state"] == _LISTEN)
+        rows["inbound"][index] = IS_INBOUND[first["old_state"]] | (first["new_state"] == _LISTEN)
         owner = first["flags"] & np.uint32(EventFlag.OWNER) != 0
         has_pid, has_cgroup = owner & valid(first, "pid"), owner & valid(first, "cgroup_id")
         rows["pid"][index] = np.where(has_pid, first["pid"].astype(np.int64), -1)

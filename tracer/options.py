@@ -19,7 +19,14 @@ _SPEC_HELP = (
     "HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT; PORT may be * for any, default 443; repeatable; "
     "default: what this host's container engines are configured to use, and Docker Hub"
 )
+FORMATS = ("text", "csv", "json")
 RULE_SETS = ("evidence", "textbook", "all")  # tracer.rules.catalogue.SETS, without importing it
+EXPORTS = ("csv", "jsonl", "parquet", "perfetto")
+"""Formats of `regtrace export`."""
+BINARY = ("parquet", "perfetto")
+"""Those that no terminal shows."""
+TABLES = ("connections", "transitions", "findings")
+"""What there are tables of."""
 _EPILOG = (
     "Exit codes: 0 fine, 1 failed, 2 usage, 3 a critical finding was open (with --fail-on-finding), "
     "130 interrupted before anything was seen."
@@ -47,6 +54,20 @@ def _seconds(text: str) -> float:
 _seconds.__name__ = "number"
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("expected a whole number above 0")
+    return value
+
+
+_count.__name__ = "whole number"
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = _Parser(
@@ -64,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
         return command
 
-    for define in (_watch, _record, _replay, _diff, _rules, _doctor, _demo):
+    for define in (_watch, _record, _replay, _show, _diff, _export, _rules, _doctor, _demo):
         define(add)
     return parser
 
@@ -111,6 +132,44 @@ def _diff(add: Add) -> None:
     diff.add_argument("--fail-on-finding", action="store_true", help="exit with 3 if B has a critical finding that A has not")
 
 
+def _show(add: Add) -> None:
+    show = add("show", "Show the connections of a capture as a table, or its transitions or findings, or one connection in full.")
+    _add_trace(show)
+    what = show.add_mutually_exclusive_group()
+    what.add_argument("--transitions", action="store_true", help="show state transitions instead of connections")
+    what.add_argument("--findings", action="store_true", help="show what the rules found, one row an episode")
+    what.add_argument(
+        "--connection", type=_count, metavar="N", help="show one connection in full: its number in the table's first column"
+    )
+    _add_filter_options(show)
+    show.add_argument(
+        "--sort", metavar="COLUMN[:desc]", help="by any column, unknown values last; default: by time, as first seen"
+    )
+    show.add_argument("--limit", type=_count, metavar="N", help="show the first N rows only")
+    show.add_argument(
+        "--columns",
+        type=_names,
+        metavar="A,B,...",
+        help="which columns, named as in the heading or as the fields of --json; a wrong name lists them all",
+    )
+    show.add_argument("--format", choices=FORMATS, default="text", help="json: the lines of 'replay --json' (default: text)")
+    _add_rule_options(show)
+
+
+def _export(add: Add) -> None:
+    export = add("export", "Write a capture as CSV, JSON lines, Parquet, or a timeline for ui.perfetto.dev.")
+    _add_trace(export)
+    export.add_argument(
+        "--to", choices=EXPORTS, required=True, help="format to write; parquet and perfetto need regtrace[export]"
+    )
+    export.add_argument(
+        "-o", "--output", metavar="FILE", help="file to create, - for standard output (the default of csv and jsonl)"
+    )
+    export.add_argument("--what", choices=TABLES, help="table to write as csv or parquet (default: connections)")
+    export.add_argument("--force", action="store_true", help="replace an existing file")
+    _add_rule_options(export)
+
+
 def _rules(add: Add) -> None:
     rules = add("rules", "List the rules with their thresholds, or explain one.")
     rules.add_argument("rule", nargs="?", metavar="RULE", help="id of a rule, such as rate-limit or textbook/rate-limit")
@@ -131,6 +190,48 @@ def _demo(add: Add) -> None:
 
 def _add_trace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace", type=Path, metavar="TRACE", help="a capture, .arrows or .jsonl")
+
+
+def _add_filter_options(parser: argparse.ArgumentParser) -> None:
+    """Which connections are wanted; `tracer.filters.filters.parse_filters` takes them."""
+    filters = parser.add_argument_group(
+        "filters",
+        "Repeatable, but for times: of one kind any has to fit, of different kinds all. With --transitions, "
+        "endpoint, state and time are the transition's own, everything else is its connection's.",
+    )
+
+    def repeatable(name: str, metavar: str, text: str) -> None:
+        filters.add_argument(name, action="append", default=[], metavar=metavar, help=text)
+
+    repeatable("--endpoint", "PATTERN", "label, host, remote address or role (api, auth, blob, ...); * stands for anything")
+    repeatable(
+        "--owner",
+        "PATTERN",
+        "process name, pid, systemd unit, or container or pod id (its first 4 characters are enough); "
+        "* stands for anything, a single ? for owners that nobody knows",
+    )
+    repeatable("--state", "STATE", "in this TCP state at any time; with --transitions: into or out of it")
+    repeatable("--close-reason", "REASON", "ended so: peer, local, reset, refused, ...; open: still open at the end")
+    filters.add_argument(
+        "--since",
+        metavar="TIME",
+        help="there at or after a time: HH:MM:SS[.ffffff] UTC, or as in the output of --json, or "
+        "+SECONDS or +MM:SS since the trace's beginning; --since=-SECONDS: before its end",
+    )
+    filters.add_argument("--until", metavar="TIME", help="there before a time, which is given in the same ways")
+    repeatable(
+        "--slower-than",
+        "[WHAT=]DURATION",
+        "lasted longer (250ms, 1.5s, 20us), as far as was seen; WHAT is lifetime (the "
+        "default), connect (the handshake, also one that failed or is under way) or a state: ESTABLISHED=2s",
+    )
+    repeatable(
+        "--finding",
+        "N|RULE",
+        "lies in this finding: it was there at any time between the finding's first and last evidence, at "
+        "its endpoint, and was opened by one of its suspects (same process name, and same cgroup where both are known), if it "
+        "names any",
+    )
 
 
 def _add_live_options(parser: argparse.ArgumentParser) -> None:

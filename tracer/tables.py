@@ -52,6 +52,8 @@ class Column:
 
     def objects(self) -> list[Any]:
         """As Python values, None where unknown."""
+        if self.known.all():
+            return list(self.values.tolist())
         return [value if have else None for value, have in zip(self.values.tolist(), self.known.tolist(), strict=True)]
 
 
@@ -98,7 +100,7 @@ def connection_table(collected: Collected) -> Table:
         Column("gap", Kind.TRUTH, rows["gap"], _all(rows)),
         _integers("family", rows["family"]),
         _integers("netns", rows["netns"]),
-        _integers("cgroup_id", rows["cgroup_id"]),
+        Column("cgroup_id", Kind.UNSIGNED, rows["cgroup_id"].astype(np.uint64), rows["cgroup_id"] >= 0),
         _texts("skaddr", rows["skaddr"], "{:#x}".format),
         _integers("first_seen_ns", rows["first_seen_ns"]),
         *(_integers(name, rows[name]) for name in _EARLY),
@@ -166,6 +168,11 @@ def finding_table(collected: Collected) -> Table:
         texts("advice", lambda each: each.advice),
     ]
     return {column.name: column for column in columns}
+
+
+def table_of(collected: Collected, what: str) -> Table:
+    """The table of that name, one of those that `regtrace export --what` offers."""
+    return {"connections": connection_table, "transitions": transition_table, "findings": finding_table}[what](collected)
 
 
 def chosen(table: Table, index: NDArray[np.intp] | NDArray[np.bool_]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from tracer.events import N_STATES, TcpState
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES
 from tracer.lines.values import addresses, cached, or_null, times
 from tracer.owners.owner import OwnerDetail
-from tracer.owners.register import OwnerRegister, details_of
 from tracer.rows import Connections
 from tracer.text import comm_text
 
@@ -45,9 +45,20 @@ def _connection_line(
 
 
 def connection_lines(
-    rows: Connections, endpoints: dict[int, str], clock: ClockOffset | None, owners: OwnerRegister | None = None
+    rows: Connections,
+    endpoints: dict[int, str],
+    clock: ClockOffset | None,
+    details: Sequence[OwnerDetail | None] | None = None,
 ) -> list[str]:
-    """One line per connection, in the order of the rows; `owners` knows containers, units and command lines."""
+    """One line per connection, in the order of the rows.
+
+    Args:
+        rows: shape (n_connections,).
+        endpoints: label by endpoint id.
+        clock: None: there are no wall-clock times.
+        details: who opened each, with container, unit and command line (`owners.register.details_of`), as long as `rows`;
+            None: nothing is known of anybody but pid and comm.
+    """
     label = cached(lambda number: json.dumps(endpoints.get(number, f"endpoint {number}")))
     comm = cached(lambda name: json.dumps(comm_text(name)))
     has_owner = (rows["pid"] >= 0).tolist()
@@ -61,7 +72,7 @@ def connection_lines(
             or_null(rows["rport"]),
             or_null(rows["pid"]),
             [comm(name) if have else "null" for name, have in zip(rows["comm"].tolist(), has_owner, strict=True)],
-            _owners(rows, owners),
+            _owners(len(rows), details),
             times(rows["opened_ns"], clock),
             *(or_null(rows[field]) for field in ("opened_ns", "established_ns")),
             times(rows["closed_ns"], clock),
@@ -81,11 +92,10 @@ def connection_lines(
     )
 
 
-def _owners(rows: Connections, owners: OwnerRegister | None) -> list[str]:
+def _owners(count: int, details: Sequence[OwnerDetail | None] | None) -> list[str]:
     """What is known of each owner beside its name."""
-    if owners is None:
-        return [_NO_DETAIL] * len(rows)
-    details = details_of(rows, owners)
+    if details is None:
+        return [_NO_DETAIL] * count
     texts = {key: _detail(detail) for key, detail in {id(detail): detail for detail in details}.items()}
     return [texts[id(detail)] for detail in details]
 

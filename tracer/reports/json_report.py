@@ -17,6 +17,8 @@ from tracer.lines import (
     start_line,
     summary_line,
 )
+from tracer.owners.register import details_of
+from tracer.rows import Connections
 
 
 class JsonReport:
@@ -42,7 +44,7 @@ class JsonReport:
             lines += fact_lines(batch, owners=False)
             lines += [source_line(batch)] if batch.switched else []
             lines += [loss_line(batch)] if batch.lost else []
-        lines += connection_lines(progress.ended, analysis.endpoints, self._header.clock, analysis.owners)
+        lines += self._connections(progress.ended, analysis)
         lines += finding_lines(progress.findings, analysis.endpoints, self._header.clock)
         self._write(lines)
 
@@ -52,8 +54,12 @@ class JsonReport:
     def finish(self, analysis: Analysis, truncated: str | None) -> None:
         """Write the connections that are still open, and the summary."""
         assert self._header is not None
-        lines = connection_lines(analysis.open(), analysis.endpoints, self._header.clock, analysis.owners)
+        lines = self._connections(analysis.open(), analysis)
         self._write([*lines, summary_line(analysis.summary(), self._header.clock, truncated)])
+
+    def _connections(self, rows: Connections, analysis: Analysis) -> list[str]:
+        assert self._header is not None
+        return connection_lines(rows, analysis.endpoints, self._header.clock, details_of(rows, analysis.owners))
 
     def _write(self, lines: list[str]) -> None:
         if lines:

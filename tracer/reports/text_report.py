@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 import numpy as np
@@ -136,12 +136,12 @@ def connection_texts(
         _clock_texts(shown_ns, clock),
         owner_texts(rows, owners),
         rows["lport"].tolist(),
-        _remote_texts(rows, endpoints),
+        remote_texts(rows, endpoints),
         rows["close_reason"].tolist(),
-        _span_texts(rows, "lifetime_ns", "closed"),
-        _span_texts(rows, "connect_ns", "established"),
+        span_texts(rows, "lifetime_ns", "closed"),
+        span_texts(rows, "connect_ns", "established"),
         *(map(bytes_text, rows[field].tolist()) for field in ("bytes_received", "bytes_acked")),
-        _remarks(rows),
+        remark_texts(rows),
     )
     return [
         f"{at}  {owner}  :{lport if lport >= 0 else '?'} -> {remote}  {REASON_NAMES[reason]}"
@@ -194,7 +194,11 @@ def suspect_text(suspect: Suspect) -> str:
 
 def owner_texts(rows: Connections, owners: OwnerRegister | None = None) -> list[str]:
     """comm[pid] of each connection's owner and the container it is in, or "?"."""
-    details = [None] * len(rows) if owners is None else details_of(rows, owners)
+    return owner_names(rows, [None] * len(rows) if owners is None else details_of(rows, owners))
+
+
+def owner_names(rows: Connections, details: Sequence[OwnerDetail | None]) -> list[str]:
+    """The same of owners that were looked up already, as long as `rows`."""
     return [
         f"{printable(comm_text(comm))}[{pid}]{container_text(detail)}" if pid >= 0 else "?"
         for comm, pid, detail in zip(rows["comm"].tolist(), rows["pid"].tolist(), details, strict=True)
@@ -208,7 +212,7 @@ def container_text(detail: OwnerDetail | None) -> str:
     return printable(f" @{detail.runtime or 'container'}:{detail.container[:_ID_SHOWN]}")
 
 
-def _remote_texts(rows: Connections, endpoints: dict[int, str]) -> list[str]:
+def remote_texts(rows: Connections, endpoints: dict[int, str]) -> list[str]:
     """The endpoint's label, and the remote address where the label does not say it."""
     known: dict[tuple[int, bytes], str] = {}
     texts = []
@@ -222,7 +226,7 @@ def _remote_texts(rows: Connections, endpoints: dict[int, str]) -> list[str]:
     return texts
 
 
-def _span_texts(rows: Connections, field: str, end: str) -> list[str]:
+def span_texts(rows: Connections, field: str, end: str) -> list[str]:
     """How long; where both ends were seen in one look, how long at most."""
     texts = list(map(duration_text, rows[field].tolist()))
     bounded = (rows[field] < 0) & (rows["opened_ns"] >= 0) & (rows[f"{end}_ns"] >= 0)
@@ -232,7 +236,7 @@ def _span_texts(rows: Connections, field: str, end: str) -> list[str]:
     return texts
 
 
-def _remarks(rows: Connections) -> list[str]:
+def remark_texts(rows: Connections) -> list[str]:
     """What is out of the ordinary; "" for most rows."""
     texts = [""] * len(rows)
     early_ns = np.maximum(rows["opened_early_ns"], np.maximum(rows["established_early_ns"], rows["closed_early_ns"]))
@@ -273,9 +277,9 @@ def kernel_text(span: KernelSpan) -> str:
     return f"this network namespace, to any address: {held}; {went}, {count(grown.segments_sent_again)} segments sent again"
 
 
-def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
-    """The whole trace in a few lines, loss first."""
-    lines = [""]
+def warning_texts(summary: Summary, truncated: str | None = None) -> list[str]:
+    """What of a trace is missing, one line each; none for one that is whole."""
+    lines = []
     if truncated:
         lines.append(f"INCOMPLETE  {printable(truncated)}")
     if summary.lost:
@@ -284,6 +288,12 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         lines.append(f"GAPS        {summary.gaps} connections with missing transitions: their times are not whole")
     if summary.unresolved:
         lines.append(f"UNSEEN      {printable(', '.join(summary.unresolved))}: no address is known, so nothing of it was watched")
+    return lines
+
+
+def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
+    """The whole trace in a few lines, loss first."""
+    lines = ["", *warning_texts(summary, truncated)]
     lines.append(
         f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}; "
         f"{summary.connections} connections, {summary.open} still open"
