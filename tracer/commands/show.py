@@ -21,8 +21,7 @@ from tracer.ordering import column_names
 from tracer.reports.cells import TimeTexts
 from tracer.reports.dossier_text import dossier_texts
 from tracer.reports.grid import grid_lines, laid_out
-from tracer.reports.show_text import grid_columns, head_texts
-from tracer.reports.text_report import warning_texts
+from tracer.reports.show_text import abstained_texts, grid_columns, head_texts, missing_texts
 from tracer.selection import CONNECTIONS, FINDINGS, PART_ROWS, TRANSITIONS, Selection, parts_of
 from tracer.tables_csv import write_csv_parts
 
@@ -117,14 +116,12 @@ def _show_text(options: argparse.Namespace, selection: Selection, index: NDArray
     head.append(f"{fitting} of {_counted(selection)}{first}; {TimeTexts(collected).said}")
     if layout.left_out:
         head.append(f"too narrow for: {', '.join(layout.left_out)} (see --columns)")
-    _write(line for text in head for line in (textwrap.wrap(text, width) if width else [text]))
+    _write(_wrapped(head, width))
     if len(index):
-        _write(["", *islice(grid_lines(layout, index[:0], colours, _ellipsis()), 1)])
-        lines = grid_lines(layout, index, colours, _ellipsis())
-        next(lines)
-        _write(lines)
-    if selection.kind == "findings":
-        _write(f"{rule} did not judge: {reason}" if rule != "*" else reason for rule, reason in collected.summary.abstained)
+        _write(chain([""], grid_lines(layout, index, colours, _ellipsis())))
+    if selection.kind == FINDINGS:
+        abstained = abstained_texts(collected)
+        _write(chain([""] if abstained else [], _wrapped(abstained, width)))
 
 
 def _show_connection(options: argparse.Namespace, collected: Collected) -> None:
@@ -138,15 +135,18 @@ def _show_connection(options: argparse.Namespace, collected: Collected) -> None:
         _write([dossier_line(dossier, collected.header.clock)])
         return
     width = _terminal_width()
-    head = head_texts(collected, options.trace.name)
-    _write(line for text in head for line in (textwrap.wrap(text, width) if width else [text]))
+    _write(_wrapped(head_texts(collected, options.trace.name), width))
     _write(["", *dossier_texts(dossier, collected, width, _wants_colours(), _ellipsis())])
 
 
 def _say_what_is_missing(collected: Collected) -> None:
     """On standard error, where standard output is for programs."""
-    for text in warning_texts(collected.summary, collected.truncated):
+    for text in missing_texts(collected):
         sys.stderr.write(f"regtrace: {text}\n")
+
+
+def _wrapped(texts: Iterable[str], width: int | None) -> Iterator[str]:
+    return (line for text in texts for line in (textwrap.wrap(text, width) if width else [text]))
 
 
 def _write(lines: Iterable[str]) -> None:

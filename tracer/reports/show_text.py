@@ -55,13 +55,25 @@ def head_texts(collected: Collected, name: str) -> list[str]:
     """What trace this is, how exact and how whole."""
     header, summary = collected.header, collected.summary
     host = f", taken on {printable(header.host)}" if header.host else ""
-    exact = f"times exact to {duration_text(summary.resolution_ns)}"
-    switches = sum(loss.lost is None for loss in summary.losses)
     return [
-        f"{printable(name)}{host}; source {printable(summary.source)}, {exact}",
+        f"{printable(name)}{host}; source {printable(summary.source)}, times exact to {duration_text(summary.resolution_ns)}",
         f"{summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}",
-        *warning_texts(summary, collected.truncated),
-        *([f"SWITCHED    another source went on {switches} time(s): in between nobody was looking"] if switches else []),
+        *missing_texts(collected),
+    ]
+
+
+def missing_texts(collected: Collected) -> list[str]:
+    """What the trace does not have, one line each; none for one that is whole."""
+    switches = sum(loss.lost is None for loss in collected.summary.losses)
+    switched = [f"SWITCHED    another source went on {switches} time(s): in between nobody was looking"] if switches else []
+    return [*warning_texts(collected.summary, collected.truncated), *switched]
+
+
+def abstained_texts(collected: Collected) -> list[str]:
+    """The rules that could not judge, and why: what they look for may be there all the same."""
+    return [
+        f"{rule} did not judge: {printable(reason)}" if rule != "*" else printable(reason)
+        for rule, reason in collected.summary.abstained
     ]
 
 
