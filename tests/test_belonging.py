@@ -147,7 +147,7 @@ def test_in_a_real_trace_every_connection_gets_its_first_and_its_last_transition
 
 
 @pytest.mark.parametrize("with_records", [True, False])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1])
 def test_in_what_a_poller_makes_of_a_trace_too(seed: int, with_records: bool) -> None:
     looks_ns = (START_NS + np.cumsum(np.random.default_rng(seed).integers(1, 300, 200)) * MS).tolist()
     made = collected_of(*polled(trace_of_seed(seed, 60), looks_ns, with_records))
