@@ -236,6 +236,7 @@ class TestFindings:
             asked = parse_filters(findings=[found.rule], owners=[who], endpoints=[made.endpoints[found.endpoint_id]])
             assert fitting_findings(made, asked)[made.findings.index(found)]
         assert not fitting_findings(made, parse_filters(owners=["nobody"])).any()
+        assert not fitting_findings(made, parse_filters(owners=["?"])).any()
         assert not fitting_findings(made, parse_filters(until="+0")).any()
 
     @pytest.mark.parametrize("asked", [{"states": ["CLOSE"]}, {"close_reasons": ["peer"]}, {"slower_than": ["1s"]}])

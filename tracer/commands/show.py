@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -20,7 +21,7 @@ from tracer.filters.filters import Filters, parse_filters
 from tracer.ordering import column_names
 from tracer.reports.cells import TimeTexts
 from tracer.reports.dossier_text import dossier_texts
-from tracer.reports.grid import grid_lines, laid_out
+from tracer.reports.grid import GridColumn, grid_lines, laid_out
 from tracer.reports.show_text import abstained_texts, grid_columns, head_texts, missing_texts
 from tracer.selection import CONNECTIONS, FINDINGS, PART_ROWS, TRANSITIONS, Selection, parts_of
 from tracer.tables_csv import write_csv_parts
@@ -109,7 +110,7 @@ def _show_csv(options: argparse.Namespace, selection: Selection, index: NDArray[
 
 def _show_text(options: argparse.Namespace, selection: Selection, index: NDArray[np.intp], fitting: int) -> None:
     collected, width, colours = selection.collected, _terminal_width(), _wants_colours()
-    columns = grid_columns(selection, options.columns or ())
+    columns = [_encodable(column) for column in grid_columns(selection, options.columns or ())]
     layout = laid_out(columns, index, width)
     head = head_texts(collected, options.trace.name)
     first = f", the first {len(index)} shown" if len(index) < fitting else ""
@@ -165,6 +166,18 @@ def _terminal_width() -> int | None:
 def _wants_colours() -> bool:
     """https://no-color.org: set and not empty says no."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _encodable(column: GridColumn) -> GridColumn:
+    """A column as the encoding of standard output has it, because what it lacks is written as an escape, which is wider."""
+    encoding = sys.stdout.encoding or "ascii"
+    if encoding.lower().startswith("utf"):
+        return column
+
+    def cells(index: NDArray[np.intp]) -> list[str]:
+        return [text.encode(encoding, "backslashreplace").decode(encoding) for text in column.cells(index)]
+
+    return replace(column, cells=cells)
 
 
 def _ellipsis() -> str:
