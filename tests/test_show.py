@@ -369,6 +369,10 @@ class TestEdges:
         assert (done.returncode, done.stderr) == (0, "")
         assert "dockerd[812]" in done.stdout
 
+    def test_an_open_connection_says_its_state(self, run: Run, tmp_path: Path) -> None:
+        steps = path("peer", [START_NS + each for each in range(3)])
+        assert body(run("show", capture(tmp_path, batch_of(trace(*steps)))).stdout)[1].endswith("  in CLOSE_WAIT")
+
     @pytest.mark.parametrize("form", ["text", "csv", "json"])
     def test_a_truncated_capture_is_shown_as_far_as_it_goes_and_says_so(self, run: Run, tmp_path: Path, form: str) -> None:
         file = Path(capture(tmp_path, batch_of(events_of(8)), batch_of(events_of(8))))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tracer.belonging import NOBODY
 from tracer.collected import Collected
 from tracer.events import Events, valid
+from tracer.lifecycle import STATE_NAMES, CloseReason
 from tracer.ordering import column_name
 from tracer.reports.cells import UNKNOWN, TimeTexts, column_texts, errno_text
 from tracer.reports.grid import GridColumn
@@ -131,8 +132,18 @@ def _connection_cells(selection: Selection) -> dict[str, Cells]:
         "remote": of(lambda own: remote_texts(own, endpoints)),
         "lifetime": of(lambda own: span_texts(own, "lifetime_ns", "closed")),
         "connect": of(lambda own: span_texts(own, "connect_ns", "established")),
-        "remarks": of(lambda own: [text.strip(" ()") for text in remark_texts(own)]),
+        "remarks": of(_row_remarks),
     }
+
+
+def _row_remarks(rows: Connections) -> list[str]:
+    """What is out of the ordinary, and before it the state in which a connection is that is still open."""
+    in_state = [
+        f"in {STATE_NAMES[state]}" if reason == CloseReason.OPEN else ""
+        for state, reason in zip(rows["last_state"].tolist(), rows["close_reason"].tolist(), strict=True)
+    ]
+    said = (text.strip(" ()") for text in remark_texts(rows))
+    return [", ".join(filter(None, pair)) for pair in zip(in_state, said, strict=True)]
 
 
 def _transition_cells(selection: Selection) -> dict[str, Cells]:
