@@ -40,7 +40,7 @@ def test_a_close_is_told_by_the_error_of_its_socket(old: TcpState, sk_err: int |
     assert words in meaning(old, S.CLOSE, sk_err)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(events=traces(holes=True))
 def test_any_connection_can_be_told_and_its_transitions_are_its_own(events: Events) -> None:
     made = collected_events(events)

@@ -124,6 +124,11 @@ class TestCsv:
             assert [text for text in texts if text.startswith(("=", "+", "-", "@", "\t", "\r"))] == []
             assert (row["comm"][:2], row["pod"]) == ("'=", "'-pod")
 
+    @pytest.mark.parametrize("more", [(), ("--transitions",), ("--findings",)])
+    def test_every_column_can_be_named(self, run: Run, more: tuple[str, ...]) -> None:
+        every = run("show", str(STORM), "--format", "csv", *more).stdout
+        assert run("show", str(STORM), "--format", "csv", *more, "--columns", every.split("\r\n")[0]).stdout == every
+
     def test_an_empty_choice_is_a_header(self, run: Run) -> None:
         done = run("show", str(STORM), "--format", "csv", "--owner", "nobody")
         assert (done.stdout.count("\n"), done.returncode) == (1, 0)
@@ -197,6 +202,12 @@ class TestText:
         for row in rows:
             before = row[: row.index("  peer") + 2]
             assert cell_len(before) == edge
+
+    def test_columns_stay_aligned_where_the_encoding_lacks_characters(self, hostile: str) -> None:
+        command = [sys.executable, "-m", "tracer", "show", hostile]
+        shown = subprocess.run(command, capture_output=True, env=environment(PYTHONIOENCODING="ascii"), timeout=60).stdout
+        heading, *rows = body(shown.decode("ascii"))
+        assert [row.index("  peer") + 2 for row in rows] == [heading.index("reason")] * 2
 
     def test_any_column_of_the_table_can_be_shown(self, run: Run) -> None:
         names = run("show", str(STORM), "--format", "csv").stdout.splitlines()[0]
@@ -357,6 +368,10 @@ class TestEdges:
         done = run("show", capture(tmp_path, batch_of(trace(*path("peer", [START_NS, START_NS + MS])))), *more)
         assert (done.returncode, done.stderr) == (0, "")
         assert "dockerd[812]" in done.stdout
+
+    def test_an_open_connection_says_its_state(self, run: Run, tmp_path: Path) -> None:
+        steps = path("peer", [START_NS + each for each in range(3)])
+        assert body(run("show", capture(tmp_path, batch_of(trace(*steps)))).stdout)[1].endswith("  in CLOSE_WAIT")
 
     @pytest.mark.parametrize("form", ["text", "csv", "json"])
     def test_a_truncated_capture_is_shown_as_far_as_it_goes_and_says_so(self, run: Run, tmp_path: Path, form: str) -> None:

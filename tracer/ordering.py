@@ -28,7 +28,7 @@ def column_name(text: str, table: Table) -> str:
     Raises:
         UsageError: there is none; the message lists those that there are.
     """
-    spoken = _SPOKEN.get(text, text)
+    spoken = text if text in table else _SPOKEN.get(text, text)
     for name in (spoken,) if isinstance(spoken, str) else spoken:
         found = next((form.format(name) for form in _FORMS if form.format(name) in table), None)
         if found is not None:

@@ -7,6 +7,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 
 import numpy as np
@@ -20,9 +21,8 @@ from tracer.filters.filters import Filters, parse_filters
 from tracer.ordering import column_names
 from tracer.reports.cells import TimeTexts
 from tracer.reports.dossier_text import dossier_texts
-from tracer.reports.grid import grid_lines, laid_out
-from tracer.reports.show_text import grid_columns, head_texts
-from tracer.reports.text_report import warning_texts
+from tracer.reports.grid import GridColumn, grid_lines, laid_out
+from tracer.reports.show_text import abstained_texts, grid_columns, head_texts, missing_texts
 from tracer.selection import CONNECTIONS, FINDINGS, PART_ROWS, TRANSITIONS, Selection, parts_of
 from tracer.tables_csv import write_csv_parts
 
@@ -110,21 +110,19 @@ def _show_csv(options: argparse.Namespace, selection: Selection, index: NDArray[
 
 def _show_text(options: argparse.Namespace, selection: Selection, index: NDArray[np.intp], fitting: int) -> None:
     collected, width, colours = selection.collected, _terminal_width(), _wants_colours()
-    columns = grid_columns(selection, options.columns or ())
+    columns = [_encodable(column) for column in grid_columns(selection, options.columns or ())]
     layout = laid_out(columns, index, width)
     head = head_texts(collected, options.trace.name)
     first = f", the first {len(index)} shown" if len(index) < fitting else ""
     head.append(f"{fitting} of {_counted(selection)}{first}; {TimeTexts(collected).said}")
     if layout.left_out:
         head.append(f"too narrow for: {', '.join(layout.left_out)} (see --columns)")
-    _write(line for text in head for line in (textwrap.wrap(text, width) if width else [text]))
+    _write(_wrapped(head, width))
     if len(index):
-        _write(["", *islice(grid_lines(layout, index[:0], colours, _ellipsis()), 1)])
-        lines = grid_lines(layout, index, colours, _ellipsis())
-        next(lines)
-        _write(lines)
-    if selection.kind == "findings":
-        _write(f"{rule} did not judge: {reason}" if rule != "*" else reason for rule, reason in collected.summary.abstained)
+        _write(chain([""], grid_lines(layout, index, colours, _ellipsis())))
+    if selection.kind == FINDINGS:
+        abstained = abstained_texts(collected)
+        _write(chain([""] if abstained else [], _wrapped(abstained, width)))
 
 
 def _show_connection(options: argparse.Namespace, collected: Collected) -> None:
@@ -138,15 +136,18 @@ def _show_connection(options: argparse.Namespace, collected: Collected) -> None:
         _write([dossier_line(dossier, collected.header.clock)])
         return
     width = _terminal_width()
-    head = head_texts(collected, options.trace.name)
-    _write(line for text in head for line in (textwrap.wrap(text, width) if width else [text]))
+    _write(_wrapped(head_texts(collected, options.trace.name), width))
     _write(["", *dossier_texts(dossier, collected, width, _wants_colours(), _ellipsis())])
 
 
 def _say_what_is_missing(collected: Collected) -> None:
     """On standard error, where standard output is for programs."""
-    for text in warning_texts(collected.summary, collected.truncated):
+    for text in missing_texts(collected):
         sys.stderr.write(f"regtrace: {text}\n")
+
+
+def _wrapped(texts: Iterable[str], width: int | None) -> Iterator[str]:
+    return (line for text in texts for line in (textwrap.wrap(text, width) if width else [text]))
 
 
 def _write(lines: Iterable[str]) -> None:
@@ -165,6 +166,18 @@ def _terminal_width() -> int | None:
 def _wants_colours() -> bool:
     """https://no-color.org: set and not empty says no."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _encodable(column: GridColumn) -> GridColumn:
+    """A column as the encoding of standard output has it, because what it lacks is written as an escape, which is wider."""
+    encoding = sys.stdout.encoding or "ascii"
+    if encoding.lower().startswith("utf"):
+        return column
+
+    def cells(index: NDArray[np.intp]) -> list[str]:
+        return [text.encode(encoding, "backslashreplace").decode(encoding) for text in column.cells(index)]
+
+    return replace(column, cells=cells)
 
 
 def _ellipsis() -> str:

@@ -9,16 +9,13 @@ from numpy.typing import NDArray
 
 from tracer.collected import Collected
 from tracer.events import TcpState, is_opening
-from tracer.filters.filters import CONNECT, LIFETIME, UNKNOWN_OWNER, Filters, Slower, matcher
+from tracer.filters.filters import CONNECT, LIFETIME, UNKNOWN_OWNER, Filters, Slower, id_matcher, matcher
 from tracer.filters.findings import chosen_findings, connections_in, ends_ns
 from tracer.filters.places import Mask, at_endpoints, bounds_ns, extent_ns, where
 from tracer.lifecycle import STATE_NAMES, CloseReason
 from tracer.owners.owner import OwnerDetail
 from tracer.rows import Connections
 from tracer.text import comm_text
-
-_PREFIX_MIN = 4
-"""Characters of an id that are enough to mean it; engines show twelve."""
 
 
 def fitting_connections(collected: Collected, filters: Filters, owners: NDArray[np.int64] | None = None) -> Mask:
@@ -68,11 +65,10 @@ def _of_owners(rows: Connections, details: Sequence[OwnerDetail | None], pattern
     wanted = known & (where(rows["comm"], lambda comm: fits(comm_text(comm))) | np.isin(rows["pid"], pids))
     if UNKNOWN_OWNER in patterns:
         wanted |= ~known
-    prefixes = tuple(pattern.lower() for pattern in patterns if len(pattern) >= _PREFIX_MIN and "*" not in pattern)
+    is_id = id_matcher(patterns)
 
     def is_of(detail: OwnerDetail) -> bool:
-        ids = [text.lower() for text in (detail.container, detail.pod) if text]
-        return any(map(fits, filter(None, (*ids, detail.unit)))) or any(text.startswith(prefixes) for text in ids)
+        return any(map(is_id, filter(None, (detail.container, detail.pod)))) or bool(detail.unit and fits(detail.unit))
 
     chosen = {key: is_of(detail) for key, detail in {id(each): each for each in details if each is not None}.items()}
     return wanted | np.array([chosen.get(id(detail), False) for detail in details], bool)

@@ -14,6 +14,8 @@ from tracer.rules.catalogue import BY_ID
 
 LIFETIME, CONNECT = "lifetime", "connect"
 UNKNOWN_OWNER = "?"
+_PREFIX_MIN = 4
+"""Characters of an id that are enough to mean it; engines show twelve."""
 _SHOWN_MAX = 40
 
 
@@ -137,3 +139,10 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     forms = "|".join(".*".join(map(re.escape, pattern.lower().split("*"))) for pattern in patterns)
     expression = re.compile(forms, re.DOTALL)
     return lambda text: expression.fullmatch(text.lower()) is not None
+
+
+def id_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether an id, of a container or pod, is one of these or begins with one."""
+    fits = matcher(patterns)
+    prefixes = tuple(pattern.lower() for pattern in patterns if len(pattern) >= _PREFIX_MIN)
+    return lambda text: fits(text) or text.lower().startswith(prefixes)

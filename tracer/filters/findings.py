@@ -7,19 +7,20 @@ names suspects, was opened by one of them: a process of that name, in that cgrou
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from tracer.collected import Collected
 from tracer.errors import UsageError
-from tracer.filters.filters import UNKNOWN_OWNER, Filters, matcher
+from tracer.filters.filters import UNKNOWN_OWNER, Filters, id_matcher, matcher
 from tracer.filters.places import at_endpoints, bounds_ns
 from tracer.findings import Finding, Suspect
 from tracer.lifecycle import CloseReason
 from tracer.rows import Connections
 from tracer.text import comm_text
 
-_ID_SHOWN = 12
 _LISTED_MAX = 20
 _FOREVER_NS = np.int64((1 << 63) - 1)
 
@@ -83,13 +84,13 @@ def fitting_findings(collected: Collected, filters: Filters) -> NDArray[np.bool_
         raise UsageError("findings have no state, close reason or duration: leave out --state, --close-reason and --slower-than")
     chosen = {finding.episode for finding in chosen_findings(collected, filters)}
     since_ns, until_ns = bounds_ns(collected, filters)
-    is_owner = matcher(filters.owners)
+    is_owner = _suspect_matcher(filters.owners)
 
     def fits(finding: Finding) -> bool:
         wanted = finding.episode in chosen
         wanted &= since_ns is None or finding.ended_ns < 0 or finding.ended_ns >= since_ns
         wanted &= until_ns is None or finding.started_ns < until_ns
-        return wanted and (not filters.owners or any(is_owner(name) for each in finding.suspects for name in _names(each)))
+        return wanted and (not filters.owners or any(is_owner(each) for each in finding.suspects))
 
     found = np.array([fits(finding) for finding in collected.findings], bool)
     if filters.endpoints:
@@ -98,8 +99,14 @@ def fitting_findings(collected: Collected, filters: Filters) -> NDArray[np.bool_
     return found
 
 
-def _names(suspect: Suspect) -> list[str]:
-    """What a suspect may be called; somebody of whom nothing is known is UNKNOWN_OWNER."""
-    pid = str(suspect.pid) if suspect.pid >= 0 else ""
-    names = [comm_text(suspect.comm), pid, suspect.container or "", (suspect.container or "")[:_ID_SHOWN], suspect.unit or ""]
-    return [name for name in names if name] or [UNKNOWN_OWNER]
+def _suspect_matcher(patterns: Sequence[str]) -> Callable[[Suspect], bool]:
+    """Whether a suspect is called so, in the same ways as the owner of a connection."""
+    fits, is_id = matcher(patterns), id_matcher(patterns)
+
+    def is_suspect(suspect: Suspect) -> bool:
+        if suspect.pid < 0 and not suspect.comm:
+            return UNKNOWN_OWNER in patterns
+        names = (comm_text(suspect.comm), str(suspect.pid), suspect.unit or "")
+        return any(map(fits, filter(None, names))) or bool(suspect.container and is_id(suspect.container))
+
+    return is_suspect

@@ -42,7 +42,8 @@ class TimeTexts:
             assert first is not None
             assert last is not None
             self._days = first[:10] != last[:10]
-            self.said = "times are UTC" if self._days else f"times are UTC of {first[:10]}"
+            of_day = "" if self._days or not collected.summary.events else f" of {first[:10]}"
+            self.said = f"times are UTC{of_day}"
 
     def boottimes(self, ts_ns: NDArray[np.int64]) -> list[str]:
         """Boottimes, shape (n,); "-" for negative ones."""

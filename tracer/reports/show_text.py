@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tracer.belonging import NOBODY
 from tracer.collected import Collected
 from tracer.events import Events, valid
+from tracer.lifecycle import STATE_NAMES, CloseReason
 from tracer.ordering import column_name
 from tracer.reports.cells import UNKNOWN, TimeTexts, column_texts, errno_text
 from tracer.reports.grid import GridColumn
@@ -55,13 +56,25 @@ def head_texts(collected: Collected, name: str) -> list[str]:
     """What trace this is, how exact and how whole."""
     header, summary = collected.header, collected.summary
     host = f", taken on {printable(header.host)}" if header.host else ""
-    exact = f"times exact to {duration_text(summary.resolution_ns)}"
-    switches = sum(loss.lost is None for loss in summary.losses)
     return [
-        f"{printable(name)}{host}; source {printable(summary.source)}, {exact}",
+        f"{printable(name)}{host}; source {printable(summary.source)}, times exact to {duration_text(summary.resolution_ns)}",
         f"{summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}",
-        *warning_texts(summary, collected.truncated),
-        *([f"SWITCHED    another source went on {switches} time(s): in between nobody was looking"] if switches else []),
+        *missing_texts(collected),
+    ]
+
+
+def missing_texts(collected: Collected) -> list[str]:
+    """What the trace does not have, one line each; none for one that is whole."""
+    switches = sum(loss.lost is None for loss in collected.summary.losses)
+    switched = [f"SWITCHED    another source went on {switches} time(s): in between nobody was looking"] if switches else []
+    return [*warning_texts(collected.summary, collected.truncated), *switched]
+
+
+def abstained_texts(collected: Collected) -> list[str]:
+    """The rules that could not judge, and why: what they look for may be there all the same."""
+    return [
+        f"{rule} did not judge: {printable(reason)}" if rule != "*" else printable(reason)
+        for rule, reason in collected.summary.abstained
     ]
 
 
@@ -119,8 +132,18 @@ def _connection_cells(selection: Selection) -> dict[str, Cells]:
         "remote": of(lambda own: remote_texts(own, endpoints)),
         "lifetime": of(lambda own: span_texts(own, "lifetime_ns", "closed")),
         "connect": of(lambda own: span_texts(own, "connect_ns", "established")),
-        "remarks": of(lambda own: [text.strip(" ()") for text in remark_texts(own)]),
+        "remarks": of(_row_remarks),
     }
+
+
+def _row_remarks(rows: Connections) -> list[str]:
+    """What is out of the ordinary, and before it the state in which a connection is that is still open."""
+    in_state = [
+        f"in {STATE_NAMES[state]}" if reason == CloseReason.OPEN else ""
+        for state, reason in zip(rows["last_state"].tolist(), rows["close_reason"].tolist(), strict=True)
+    ]
+    said = (text.strip(" ()") for text in remark_texts(rows))
+    return [", ".join(filter(None, pair)) for pair in zip(in_state, said, strict=True)]
 
 
 def _transition_cells(selection: Selection) -> dict[str, Cells]:
