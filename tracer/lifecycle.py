@@ -130,6 +130,12 @@ class LinuxErrno(IntEnum):
     EHOSTUNREACH = 113
 
 
+def errno_name(number: int) -> str:
+    """Its name, as far as sockets have them; "0" says that there was no error."""
+    return _ERRNO_NAMES.get(number, f"errno {number}")
+
+
+_ERRNO_NAMES = {int(errno): errno.name for errno in LinuxErrno} | {0: "0"}
 _LOCAL_ABORT = {0, LinuxErrno.ECONNABORTED}
 _PEER_RESET = {LinuxErrno.ECONNRESET, LinuxErrno.EPIPE}
 _UNREACHABLE = {

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from tracer.commands.output import say_what_is_missing
 from tracer.commands.reading import collect, follow, opened
 from tracer.commands.writing import created
 from tracer.errors import EXIT_OK, UsageError
@@ -18,7 +19,6 @@ from tracer.options import BINARY, TABLES
 from tracer.pipeline import Stop
 from tracer.progress import progress_bar
 from tracer.reports.json_report import JsonReport
-from tracer.reports.text_report import warning_texts
 
 STDOUT = "-"
 
@@ -34,8 +34,7 @@ def run(options: argparse.Namespace) -> int:
     writer_of(options.to)  # say what is missing before the trace is read
     what = options.what or TABLES[0]
     collected = collect(options, options.trace, with_events=options.to == "perfetto" or what == "transitions")
-    for text in warning_texts(collected.summary, collected.truncated):
-        sys.stderr.write(f"regtrace: {text}\n")
+    say_what_is_missing(collected)
     stop = Stop()
     with stop.on_signals(), _written(path, options.force) as stream, progress_bar(f"writing {path or options.to}") as bar:
 

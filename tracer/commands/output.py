@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tracer.analysis import Analysis
+from tracer.collected import Collected
 from tracer.configuration import read_settings
 from tracer.errors import EXIT_FINDING, EXIT_OK, UsageError
 from tracer.findings import Severity
@@ -36,6 +37,14 @@ def settings_for(options: argparse.Namespace, recorded: TraceHeader | None = Non
 def exit_code(options: argparse.Namespace, analysis: Analysis) -> int:
     """EXIT_FINDING if a critical finding was open and that is asked for."""
     return EXIT_FINDING if options.fail_on_finding and analysis.worst is Severity.CRITICAL else EXIT_OK
+
+
+def say_what_is_missing(collected: Collected) -> None:
+    """On standard error, where standard output is for programs."""
+    from tracer.reports.text_report import warning_texts
+
+    for text in warning_texts(collected.summary, collected.truncated):
+        sys.stderr.write(f"regtrace: {text}\n")
 
 
 def report_for(options: argparse.Namespace, now_ns: Callable[[], int] | None = None) -> Listener:

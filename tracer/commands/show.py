@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.collected import Collected
+from tracer.commands.output import say_what_is_missing
 from tracer.commands.reading import collect
 from tracer.dossier import dossier_line, dossier_of
 from tracer.errors import EXIT_OK, UsageError
@@ -22,7 +23,7 @@ from tracer.ordering import column_names
 from tracer.reports.cells import TimeTexts
 from tracer.reports.dossier_text import dossier_texts
 from tracer.reports.grid import GridColumn, grid_lines, laid_out
-from tracer.reports.show_text import abstained_texts, grid_columns, head_texts, missing_texts
+from tracer.reports.show_text import abstained_texts, grid_columns, head_texts
 from tracer.selection import CONNECTIONS, FINDINGS, PART_ROWS, TRANSITIONS, Selection, parts_of
 from tracer.tables_csv import write_csv_parts
 
@@ -48,10 +49,10 @@ def run(options: argparse.Namespace) -> int:
     if options.format == "text":
         _show_text(options, selection, index, len(fitting))
     elif options.format == "json":
-        _say_what_is_missing(collected)
+        say_what_is_missing(collected)
         _write(selection.lines(index))
     else:
-        _say_what_is_missing(collected)
+        say_what_is_missing(collected)
         _show_csv(options, selection, index)
     if not len(fitting) and len(selection):
         sys.stderr.write(f"regtrace: none of the {_counted(selection)} fits these filters\n")
@@ -132,18 +133,12 @@ def _show_connection(options: argparse.Namespace, collected: Collected) -> None:
         raise UsageError(f"there is no connection {options.connection} in this trace: {there_are}")
     dossier = dossier_of(collected, options.connection)
     if options.format == "json":
-        _say_what_is_missing(collected)
+        say_what_is_missing(collected)
         _write([dossier_line(dossier, collected.header.clock)])
         return
     width = _terminal_width()
     _write(_wrapped(head_texts(collected, options.trace.name), width))
     _write(["", *dossier_texts(dossier, collected, width, _wants_colours(), _ellipsis())])
-
-
-def _say_what_is_missing(collected: Collected) -> None:
-    """On standard error, where standard output is for programs."""
-    for text in missing_texts(collected):
-        sys.stderr.write(f"regtrace: {text}\n")
 
 
 def _wrapped(texts: Iterable[str], width: int | None) -> Iterator[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tracer.collected import Collected
 from tracer.findings import Finding, Suspect
-from tracer.lifecycle import REASON_NAMES, CloseReason, LinuxErrno
+from tracer.lifecycle import REASON_NAMES, CloseReason, errno_name
 from tracer.summary import Loss
 from tracer.tables import Kind, connection_table
 from tracer.text import comm_text, duration_text
@@ -25,7 +25,6 @@ _SHOWN = (
     "skaddr",
 )  # fmt: skip
 _ORDINARY = (CloseReason.OPEN, CloseReason.PEER, CloseReason.LOCAL)
-_ERRNO_NAMES = {int(number): number.name for number in LinuxErrno}
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,6 @@ def connection_arguments(collected: Collected) -> list[Argument]:
     found += [Argument(name, Kind.TRUTH, [value or None for value in values.tolist()]) for name, values in truths]
     found.append(Argument("unknown", Kind.TEXT, _unknown(rows)))
     return [argument for argument in found if any(value is not None for value in argument.values)]
-
-
-def errno_name(number: int) -> str:
-    """ECONNREFUSED; 0 is none."""
-    return _ERRNO_NAMES.get(number, str(number) if number else "0 (none)")
 
 
 def _unknown(rows: NDArray[np.void]) -> list[str | None]:

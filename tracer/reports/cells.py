@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tracer.clock import ClockOffset, rfc3339
 from tracer.collected import Collected
 from tracer.filters.places import extent_ns
-from tracer.lifecycle import LinuxErrno
+from tracer.lifecycle import errno_name
 from tracer.tables import Column, Kind
 from tracer.text import bytes_text, duration_text, printable
 
@@ -21,7 +21,6 @@ BOOTTIMES = frozenset(
 )
 """Columns that are moments, and no durations."""
 _SCALES_NS = {"_ns": 1, "_us": 1_000, "_ms": 1_000_000}
-_ERRNO_NAMES = {errno.value: errno.name for errno in LinuxErrno} | {0: "0"}
 _UNIX = ClockOffset(0, 0)
 
 
@@ -68,11 +67,6 @@ def seconds_text(span_ns: int) -> str:
     return f"{sign}{whole_us // 1_000_000}.{whole_us % 1_000_000:06d}"
 
 
-def errno_text(number: int) -> str:
-    """An errno of the tracing kernel by its name, as far as sockets have them; "0" says that there was none."""
-    return UNKNOWN if number < 0 else _ERRNO_NAMES.get(number, f"errno {number}")
-
-
 def column_texts(column: Column, times: TimeTexts) -> list[str]:
     """A column as people read it; "-" is unknown. Nothing in it is obeyed by a terminal."""
     if column.kind is Kind.TIME:
@@ -101,5 +95,5 @@ def _shower(column: Column) -> Callable[[Any], str]:
     if column.name == "confidence":
         return "{:.0%}".format
     if column.name == "sk_err":
-        return errno_text
+        return errno_name
     return lambda value: printable(str(value))

@@ -11,8 +11,8 @@ from tracer.collected import Collected
 from tracer.dossier import Dossier
 from tracer.events import EventFlag, valid
 from tracer.findings import Finding
-from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES, CloseReason
-from tracer.reports.cells import UNKNOWN, TimeTexts, errno_text
+from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES, CloseReason, errno_name
+from tracer.reports.cells import UNKNOWN, TimeTexts
 from tracer.reports.grid import GridColumn, grid_lines, laid_out
 from tracer.reports.text_report import span_texts, suspect_text
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
@@ -136,7 +136,7 @@ def _socket_text(row: np.void, netns_name: str) -> str:
 def _outcome_text(row: np.void) -> str:
     reason = CloseReason(row["close_reason"])
     state = f", last seen in {STATE_NAMES[row['last_state']]}" if row["closed_ns"] < 0 else ""
-    error = f", sk_err {errno_text(int(row['sk_err']))}" if row["sk_err"] > 0 else ""
+    error = f", sk_err {errno_name(int(row['sk_err']))}" if row["sk_err"] > 0 else ""
     return f"{REASON_NAMES[reason]}: {_IN_WORDS[reason]}{state}{error}"
 
 
@@ -219,7 +219,7 @@ def _changes(dossier: Dossier) -> list[str]:
                 before = value
     for at, (error, known) in enumerate(zip(events["sk_err"].tolist(), valid(events, "sk_err").tolist(), strict=True)):
         if known and error:
-            said[at].append(f"sk_err {errno_text(error)}")
+            said[at].append(f"sk_err {errno_name(error)}")
     return [", ".join(texts) for texts in said]
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tracer.belonging import NOBODY
 from tracer.collected import Collected
 from tracer.events import Events, valid
-from tracer.lifecycle import STATE_NAMES, CloseReason
+from tracer.lifecycle import STATE_NAMES, CloseReason, errno_name
 from tracer.ordering import column_name
-from tracer.reports.cells import UNKNOWN, TimeTexts, column_texts, errno_text
+from tracer.reports.cells import UNKNOWN, TimeTexts, column_texts
 from tracer.reports.grid import GridColumn
 from tracer.reports.text_report import coverage_text, owner_names, remark_texts, remote_texts, span_texts, warning_texts
 from tracer.rows import Connections
@@ -59,15 +59,8 @@ def head_texts(collected: Collected, name: str) -> list[str]:
     return [
         f"{printable(name)}{host}; source {printable(summary.source)}, times exact to {duration_text(summary.resolution_ns)}",
         f"{summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}",
-        *missing_texts(collected),
+        *warning_texts(collected.summary, collected.truncated),
     ]
-
-
-def missing_texts(collected: Collected) -> list[str]:
-    """What the trace does not have, one line each; none for one that is whole."""
-    switches = sum(loss.lost is None for loss in collected.summary.losses)
-    switched = [f"SWITCHED    another source went on {switches} time(s): in between nobody was looking"] if switches else []
-    return [*warning_texts(collected.summary, collected.truncated), *switched]
 
 
 def abstained_texts(collected: Collected) -> list[str]:
@@ -171,7 +164,7 @@ def _event_remarks(events: Events, early_ns: NDArray[np.uint64]) -> list[str]:
     flags = (valid(events, name).tolist() for name in ("sk_err", "retransmits"))
     texts = []
     for sk_err, retransmits, has_err, has_retransmits, early in zip(*columns, *flags, early_ns.tolist(), strict=True):
-        said = [errno_text(sk_err)] if has_err and sk_err else []
+        said = [errno_name(sk_err)] if has_err and sk_err else []
         said += [f"{retransmits} retransmits"] if has_retransmits and retransmits else []
         said += [f"may be {duration_text(early)} earlier"] if early else []
         texts.append(", ".join(said))

@@ -282,8 +282,12 @@ def warning_texts(summary: Summary, truncated: str | None = None) -> list[str]:
     lines = []
     if truncated:
         lines.append(f"INCOMPLETE  {printable(truncated)}")
+    switches = sum(loss.lost is None for loss in summary.losses)
     if summary.lost:
-        lines.append(f"LOST        {summary.lost} events in {len(summary.losses)} interval(s): counts below are too low")
+        intervals = len(summary.losses) - switches
+        lines.append(f"LOST        {summary.lost} events in {intervals} interval(s): counts below are too low")
+    if switches:
+        lines.append(f"SWITCHED    another source went on {switches} time(s): in between nobody was looking")
     if summary.gaps:
         lines.append(f"GAPS        {summary.gaps} connections with missing transitions: their times are not whole")
     if summary.unresolved:
