@@ -17,7 +17,8 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist", "collected", "tables",
+    "learner", "watchlist", "collected", "tables", "verdict",
+    *(f"pages/{name}" for name in ("charts", "content", "counts", "figures", "lanes", "layout", "markdown", "span", "tallies")),
     *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
@@ -130,7 +131,7 @@ def test_the_core_imports_neither_reports_nor_commands(module: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("heavy", ["numpy", "rich", "nanoarrow", "dns", "bpf", "fallback"])
+@pytest.mark.parametrize("heavy", ["numpy", "rich", "nanoarrow", "dns", "bpf", "fallback", "altair", "vl_convert", "jinja2"])
 def test_help_imports_nothing_heavy(heavy: str) -> None:
     program = (
         "import contextlib, io, json, sys, tracer.main\n"

@@ -34,3 +34,7 @@ class ResolveError(TracerError):
 
 class CaptureError(TracerError):
     """A capture can't be written, or is no capture, or of another version, or corrupt."""
+
+
+class ReportError(TracerError):
+    """A report can't be written."""

@@ -19,6 +19,7 @@ _SPEC_HELP = (
     "HOST[:PORT], IP[:PORT], CIDR[:PORT] or [v6]:PORT; PORT may be * for any, default 443; repeatable; "
     "default: what this host's container engines are configured to use, and Docker Hub"
 )
+REPORT_FORMATS = ("html", "png", "md")
 RULE_SETS = ("evidence", "textbook", "all")  # tracer.rules.catalogue.SETS, without importing it
 _EPILOG = (
     "Exit codes: 0 fine, 1 failed, 2 usage, 3 a critical finding was open (with --fail-on-finding), "
@@ -64,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
         return command
 
-    for define in (_watch, _record, _replay, _rules, _doctor, _demo):
+    for define in (_watch, _record, _replay, _report, _rules, _doctor, _demo):
         define(add)
     return parser
 
@@ -92,6 +93,26 @@ def _replay(add: Add) -> None:
     _add_trace(replay)
     replay.add_argument("--speed", type=_seconds, metavar="N", help="1: as fast as it happened; default: as fast as possible")
     _add_output_options(replay)
+
+
+def _report(add: Add) -> None:
+    report = add("report", "Show what a capture says as one page, picture or text: verdict, charts, tables.")
+    _add_trace(report)
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to create, - for standard output (default: TRACE's name, .html, here)",
+    )
+    report.add_argument(
+        "--format",
+        choices=REPORT_FORMATS,
+        help="html: a page that opens offline; png: a picture for a ticket; md: a post-mortem to go on writing; default: as FILE ends",
+    )
+    report.add_argument("--title", metavar="TEXT", help="heading of the report")
+    report.add_argument("--force", action="store_true", help="replace an existing file")
+    _add_rule_options(report)
 
 
 def _rules(add: Add) -> None:
