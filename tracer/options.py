@@ -108,7 +108,7 @@ def _report(add: Add) -> None:
     report.add_argument(
         "--format",
         choices=REPORT_FORMATS,
-        help="html: a page that opens offline; png: a picture for a ticket; md: a post-mortem to go on writing; default: as FILE ends",
+        help="html: a page that opens offline; png: a picture for a ticket; md: a post-mortem to go on writing; default: by FILE",
     )
     report.add_argument("--title", metavar="TEXT", help="heading of the report")
     report.add_argument("--force", action="store_true", help="replace an existing file")

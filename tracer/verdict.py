@@ -19,6 +19,8 @@ from tracer.text import comm_text, duration_text, printable
 _RECOVERED = "recovered"
 _ID_SHOWN = 12
 """Digits of a container's id, as the engines' own commands show it."""
+_WHOLE_FROM = 100
+"""Rates above need no fractions."""
 _EXACT_NS = 1_000
 """Times that are as exact as this need no remark."""
 
@@ -146,8 +148,12 @@ def who_text(suspect: Suspect) -> str:
     where = f" in {printable(place)}" if place else ""
     command = f" ({printable(suspect.cmdline)})" if suspect.cmdline else ""
     of_what = "of these connections" if suspect.opens_per_min is None else "of the connections"
-    rate = "" if suspect.opens_per_min is None else f", {suspect.opens_per_min:.3g} a minute"
+    rate = "" if suspect.opens_per_min is None else f", {_rate_text(suspect.opens_per_min)} a minute"
     return f"{name}{pid}{where}{command}: {suspect.share:.0%} {of_what}{rate}"
+
+
+def _rate_text(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= _WHOLE_FROM else f"{rate:.3g}"
 
 
 def unseen(collected: Collected) -> tuple[str, ...]:

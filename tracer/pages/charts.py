@@ -193,12 +193,15 @@ def _bands(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(bands, texts).properties(width=width_px, height=height, title=heading)
 
 
-def _behind(x: alt.X) -> alt.Chart:
-    """The bands of the findings, faint, over the whole height of another chart."""
+def _behind(figures: Figures, x: alt.X) -> list[alt.Chart]:
+    """The bands of the findings, if there are any, faint, over the whole height of another chart."""
     import altair as alt
 
+    if not figures.datasets["shades"]:
+        return []
+
     fill = alt.Fill("severity:N", scale=_scale(_SEVERITY_COLOURS), legend=None)
-    return alt.Chart(alt.NamedData("shades")).mark_rect(opacity=0.12, clip=True).encode(x=x, x2="to", fill=fill)
+    return [alt.Chart(alt.NamedData("shades")).mark_rect(opacity=0.12, clip=True).encode(x=x, x2="to", fill=fill)]
 
 
 def _lanes(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
@@ -234,7 +237,7 @@ def _lanes(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
     )
     titles = alt.Chart(alt.NamedData("groups")).mark_text(align="left", fontSize=11, fontWeight="bold", opacity=0.85, clip=True)
     ends = alt.Chart(alt.NamedData("span")).mark_point(opacity=0).encode(x=_time("at", figures.span, labels=True))
-    layers = [ends, _behind(time), bars, titles.encode(x=alt.value(5), y=alt.Y("y:Q", axis=None), text="title:N")]
+    layers = [ends, *_behind(figures, time), bars, titles.encode(x=alt.value(5), y=alt.Y("y:Q", axis=None), text="title:N")]
     if figures.reasons:
         shapes = alt.Scale(domain=list(figures.reasons), range=[_REASON_SHAPES[name] for name in figures.reasons])
         marks = (
@@ -272,7 +275,7 @@ def _open(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
     ]
     areas = alt.Chart(alt.NamedData("open")).mark_rect(clip=True)
     layers = (
-        _behind(time),
+        *_behind(figures, time),
         most.encode(x=time, x2="to", y=alt.Y("zero:Q", title="open", axis=axis), y2="most:Q", tooltip=peak),
         areas.encode(
             x=time,
@@ -283,7 +286,7 @@ def _open(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
             tooltip=told,
         ),
     )
-    text = "Open connections: most at a time (grey), on average by state (colours)"
+    text = "Open: most at a time (grey), mean by state"
     heading = alt.TitleParams(text, anchor="start", frame="group", fontSize=12, offset=3)
     return alt.layer(*layers).properties(width=width_px, height=_COUNTS_PX, title=heading)
 
@@ -312,4 +315,4 @@ def _turnover(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChar
     )
     zero = alt.Chart(alt.NamedData("turnover")).mark_rule(strokeWidth=1).encode(y=alt.datum(0))
     heading = alt.TitleParams("Opened (up) and closed (down, by side)", anchor="start", frame="group", fontSize=12, offset=3)
-    return alt.layer(_behind(time), bars, zero).properties(width=width_px, height=_COUNTS_PX, title=heading)
+    return alt.layer(*_behind(figures, time), bars, zero).properties(width=width_px, height=_COUNTS_PX, title=heading)

@@ -24,7 +24,7 @@ ROWS_MAX = 100
 
 @dataclass(frozen=True)
 class Heading:
-    """Of a column: its name, and what its cells are: "text", "wide" (sentences), "time" or "number"."""
+    """Of a column: its name, and what its cells are: "text", "name", "wide" (sentences), "time" or "number"."""
 
     name: str
     kind: str = "text"
@@ -101,8 +101,8 @@ def content_of(collected: Collected, span: Span | None, name: str, title: str | 
 
 def _finding_table(collected: Collected, span: Span | None) -> TextTable:
     names = (
-        Heading("finding"), Heading("severity"), Heading("endpoint"), Heading("since", "time"), Heading("lasted", "time"),
-        Heading("sure", "wide"), Heading("what", "wide"), Heading("who", "wide"), Heading("what to do", "wide"),
+        Heading("finding"), Heading("severity"), Heading("endpoint", "name"), Heading("since", "time"), Heading("lasted", "time"),
+        Heading("sure", "time"), Heading("what", "wide"), Heading("who", "wide"), Heading("what to do", "wide"),
     )  # fmt: skip
     assert span is not None or not collected.findings
     rows = []
@@ -129,8 +129,10 @@ def _finding_table(collected: Collected, span: Span | None) -> TextTable:
 
 def _endpoint_table(collected: Collected) -> TextTable:
     names = (
-        Heading("endpoint"), Heading("role"), *map(_number, ("connections", "opened", "still open", "most open")),
-        Heading("ended by"), *map(_number, ("life p50", "life p99", "connect p50", "connect p99", "in", "out", "retransmits")),
+        Heading("endpoint", "name"), Heading("role"),
+        *map(_number, ("connections", "opened", "still open", "most open")),
+        Heading("ended by", "wide"),
+        *map(_number, ("life p50", "life p99", "connect p50", "connect p99", "in", "out", "retransmits")),
     )  # fmt: skip
     ordered = sorted(collected.summary.endpoints, key=lambda endpoint: -endpoint.connections)
     return _table("Endpoints", names, [_endpoint_row(collected, endpoint) for endpoint in ordered])
@@ -160,9 +162,9 @@ def _endpoint_row(collected: Collected, endpoint: EndpointSummary) -> tuple[str,
 
 def _owner_table(collected: Collected) -> TextTable:
     names = (
-        Heading("owner"), Heading("container"), Heading("unit"),
-        *map(_number, ("processes", "connections", "opened", "most opened in a minute", "still open")), Heading("ended by"),
-        *map(_number, ("in", "out")),
+        Heading("owner"), Heading("container"), Heading("unit", "name"),
+        *map(_number, ("processes", "connections", "opened", "most opened in a minute", "still open")),
+        Heading("ended by", "wide"), *map(_number, ("in", "out")),
     )  # fmt: skip
     return _table("Owners", names, list(map(_owner_row, owner_tallies(collected))))
 
