@@ -34,15 +34,16 @@ _REASON_SHAPES = {
 _MARK_COLOUR, _PLAIN_MARK_COLOUR = "#D55E00", "#777777"
 _BAND_PX, _BANDS_MIN_PX = 24, 24
 _COUNTS_PX, _DISTRIBUTION_PX = 110, 62
+_LEGEND_PX = 125
+"""Of one entry of a legend, with its mark."""
 _DAY_NS, _SECONDS_SHOWN_NS = 86_400_000_000_000, 600_000_000_000
 _COUNT = "abs(datum.value) >= 1000 ? format(abs(datum.value), '~s') : format(abs(datum.value), '~g')"
 _PLAINLY = "datum.reason === 'peer' || datum.reason === 'local' || datum.reason === 'open'"
 _SECONDS = "format(datum.value, '~s') + 's'"
 _ZOOM = {
     "name": "zoom",
-    "select": {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.ctrlKey || event.metaKey || event.shiftKey]"},
+    "select": {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.ctrlKey || event.metaKey || event.altKey]"},
     "bind": "scales",
-    "views": ["bands", "lanes", "open", "turnover"],
 }
 """One for all charts along the axis of time. Turning the wheel alone scrolls the page."""
 
@@ -61,7 +62,9 @@ def timeline(figures: Figures, width_px: int = 800, title: Spec | None = None) -
     views += [_lanes(figures, width_px), _open(figures, width_px), _turnover(figures, width_px)]
     chart = alt.vconcat(*views, spacing=14).resolve_scale(x="shared", color="independent", shape="independent")
     names = ("span", "findings", "shades", "connections", "stretches", "ends", "groups", "open", "peaks", "turnover")
-    return _finished(chart, figures, names, title) | {"params": [_ZOOM]}
+    spec = _finished(chart, figures, names, width_px, title)
+    zoomed = [layer["name"] for view in spec["vconcat"] for layer in view["layer"] if "name" in layer]
+    return spec | {"params": [_ZOOM | {"views": zoomed}]}
 
 
 def spread(figures: Figures, width_px: int = 800) -> Spec:
@@ -98,7 +101,7 @@ def spread(figures: Figures, width_px: int = 800) -> Spec:
         )
         heading = alt.TitleParams(name, anchor="start", fontSize=12, frame="group", fontWeight="bold", offset=3)
         views.append(bars.properties(width=width_px, height=_DISTRIBUTION_PX, title=heading))
-    return _finished(alt.vconcat(*views, spacing=6), figures, ("distributions",), None)
+    return _finished(alt.vconcat(*views, spacing=6), figures, ("distributions",), width_px, None)
 
 
 def _decades(low: float, high: float) -> list[float]:
@@ -110,7 +113,7 @@ def _decades(low: float, high: float) -> list[float]:
     return [factor * 10.0**power for power in powers for factor in (1, 2, 5) if low <= factor * 10.0**power <= high]
 
 
-def _finished(chart: alt.VConcatChart, figures: Figures, names: tuple[str, ...], title: Spec | None) -> Spec:
+def _finished(chart: alt.VConcatChart, figures: Figures, names: tuple[str, ...], width_px: int, title: Spec | None) -> Spec:
     """The whole specification, with its data and nothing that a browser would have to load."""
     import altair as alt
 
@@ -122,7 +125,12 @@ def _finished(chart: alt.VConcatChart, figures: Figures, names: tuple[str, ...],
         "view": {"stroke": "#8888"},
         "font": "sans-serif",
         "axis": {"gridOpacity": 0.4},
-        "legend": {"orient": "bottom", "titleOrient": "left", "columns": 0},
+        "legend": {
+            "orient": "bottom",
+            "titleOrient": "left",
+            "columns": max(2, width_px // _LEGEND_PX),
+            "layout": {"bottom": {"direction": "vertical", "anchor": "start"}},
+        },
     }
     if title is not None:
         spec["title"] = title
@@ -265,7 +273,7 @@ def _open(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
     import altair as alt
 
     time = _time("from", figures.span)
-    axis = alt.Axis(tickCount=4, labelExpr=_COUNT, titleFontSize=11)
+    axis = alt.Axis(tickCount=4, tickMinStep=1, labelExpr=_COUNT, titleFontSize=11)
     peak = [alt.Tooltip("since:N", title="from"), alt.Tooltip("most:Q", title="most open at a time", format=",")]
     most = alt.Chart(alt.NamedData("peaks"), name="open").mark_rect(color="#8884", clip=True)
     told = [
@@ -274,18 +282,12 @@ def _open(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
         alt.Tooltip("mean:Q", title="open on average", format=".3~g"),
     ]
     areas = alt.Chart(alt.NamedData("open")).mark_rect(clip=True)
-    layers = (
-        *_behind(figures, time),
-        most.encode(x=time, x2="to", y=alt.Y("zero:Q", title="open", axis=axis), y2="most:Q", tooltip=peak),
-        areas.encode(
-            x=time,
-            x2="to",
-            y=alt.Y("low:Q", title="open", axis=axis),
-            y2="high:Q",
-            color=alt.Color("state:N", scale=_scale(_STATE_COLOURS, figures.states), legend=None),
-            tooltip=told,
-        ),
-    )
+    colour = alt.Color("state:N", scale=_scale(_STATE_COLOURS, figures.states), legend=None)
+    top = most.encode(x=time, x2="to", y=alt.Y("zero:Q", title="open", axis=axis), y2="most:Q", tooltip=peak)
+    layers = [*_behind(figures, time), top]
+    if figures.datasets["open"]:
+        y = alt.Y("low:Q", title="open", axis=axis)
+        layers.append(areas.encode(x=time, x2="to", y=y, y2="high:Q", color=colour, tooltip=told))
     text = "Open: most at a time (grey), mean by state"
     heading = alt.TitleParams(text, anchor="start", frame="group", fontSize=12, offset=3)
     return alt.layer(*layers).properties(width=width_px, height=_COUNTS_PX, title=heading)
@@ -303,7 +305,9 @@ def _turnover(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChar
         .encode(
             x=time,
             x2="to",
-            y=alt.Y("low:Q", title="closed, opened", axis=alt.Axis(tickCount=5, labelExpr=_COUNT, titleFontSize=11)),
+            y=alt.Y(
+                "low:Q", title="closed, opened", axis=alt.Axis(tickCount=5, tickMinStep=1, labelExpr=_COUNT, titleFontSize=11)
+            ),
             y2="high:Q",
             color=alt.Color("kind:N", title=None, scale=_scale(_KIND_COLOURS, kinds), legend=alt.Legend(symbolType="square")),
             tooltip=[

@@ -86,7 +86,7 @@ def content_of(collected: Collected, span: Span | None, name: str, title: str | 
     tables = (_finding_table(collected, span), _endpoint_table(collected), _owner_table(collected))
     return Content(
         printable(title) if title else made,
-        " · ".join(part for part in (printable(name), span.text() if span else "nothing happened", host) if part),
+        " · ".join((printable(name), span.text() if span else "nothing happened", *([host] if title and host else []))),
         verdict_of(collected),
         unseen(collected),
         duration_text(header.resolution_ns),

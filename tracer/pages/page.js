@@ -8,6 +8,7 @@ const charts = [...document.querySelectorAll(".chart")].map((place) => ({
 }));
 const AROUND_PX = 70; // axis and its title beside a plot
 const NARROWEST_PX = 180;
+const LEGEND_PX = 125; // one entry with its mark
 
 function fitted(spec, width) {
   const copy = { ...spec };
@@ -29,7 +30,7 @@ async function draw(chart) {
   if (width === chart.width) return;
   chart.width = width;
   const spec = coloured(fitted(chart.spec, width));
-  if (width < 500) spec.config = { ...spec.config, legend: { ...spec.config.legend, columns: 2 } };
+  spec.config.legend.columns = Math.max(2, Math.floor(width / LEGEND_PX));
   const drawn = await vegaEmbed(chart.place, spec, {
     ast: true, // expressions are interpreted: the page may not compile code
     renderer: "canvas",

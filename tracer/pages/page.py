@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -18,7 +19,7 @@ from tracer.pages.content import Content
 from tracer.pages.figures import Figures
 
 _ZOOM_HELP = (
-    "Drag to move in time, turn the wheel with Ctrl or Shift held to zoom, double-click to see all again; point at a bar for its "
+    "Drag to move in time, turn the wheel with Ctrl or Alt held to zoom, double-click to see all again; point at a bar for its "
     "details."
 )
 _LANES_HELP = (
@@ -44,11 +45,9 @@ def page_text(content: Content, figures: Figures | None) -> str:
         figures: what to draw; None: nothing happened.
     """
     import jinja2
-    import vl_convert
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=False, undefined=jinja2.StrictUndefined)
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;") if figures else ""
-    scripts = [script_safe(bundle), _resource("page.js")] if figures else []
+    scripts = [_vega(), _resource("page.js")] if figures else []
     verdict = content.verdict
     page = {
         "title": content.title,
@@ -72,6 +71,14 @@ def page_text(content: Content, figures: Figures | None) -> str:
         script_hashes=" ".join(map(_hash, scripts)) or "'none'",
         severities=[severity.text for severity in Severity],
     )
+
+
+@cache
+def _vega() -> str:
+    """The libraries that draw, in one script."""
+    import vl_convert
+
+    return script_safe(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def _charts(figures: Figures, content: Content) -> list[dict[str, Any]]:
