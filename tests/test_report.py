@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import stat
 import struct
@@ -15,14 +14,17 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.live import PATIENCE_S
 from tests.stories import LABELS, backing_off
+from tests.test_captures import write
 from tests.test_main import ROOT, Run, assert_one_line, environment
 from tests.wholes import HOSTILE, OPTIONS, capture, days, hostile_capture, instant, mixed, nothing, short, storm
 from tracer.commands.reading import collect
-from tracer.events import Events
+from tracer.events import EventBatch, Events
+from tracer.header import FORMAT_VERSION, TraceHeader
 from tracer.pages.charts import spread, timeline
 from tracer.pages.content import content_of
 from tracer.pages.figures import Figures, figures_of
@@ -153,18 +155,52 @@ class TestFiles:
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout[:4] == b"\x89PNG"
 
-    def test_a_full_disk_leaves_no_half_file(
-        self, run: Run, trace_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def full(_fd: int, _data: bytes) -> int:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "write", full)
-        done = run("report", str(trace_path), "-o", str(tmp_path / "a.md"))
+    def test_a_full_disk_leaves_no_half_file(self, trace_path: Path, tmp_path: Path) -> None:
+        """Played by a limit on the size of files."""
+        command = [sys.executable, "-m", "tracer", "report", str(trace_path), "-o", str(tmp_path / "a.md")]
+        limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command]
+        done = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=PATIENCE_S)
         assert done.returncode == 1
         assert_one_line(done.stderr)
-        assert "No space left" in done.stderr
+        assert "a.md can't be written: File too large" in done.stderr
         assert not (tmp_path / "a.md").exists()
+
+    def test_an_interruption_leaves_no_file(
+        self, trace_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+    ) -> None:
+        def interrupted(*_: object) -> str:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("tracer.pages.markdown.markdown_text", interrupted)
+        assert run("report", str(trace_path), "-o", str(tmp_path / "a.md")).returncode == 130
+        assert not (tmp_path / "a.md").exists()
+
+    def test_a_capture_of_a_later_format_is_refused(self, trace_path: Path, tmp_path: Path, run: Run) -> None:
+        later = tmp_path / "later.jsonl"
+        now = capture(tmp_path / "now.jsonl", mixed()).read_text()
+        assert f'"format": {FORMAT_VERSION}' in now
+        later.write_text(now.replace(f'"format": {FORMAT_VERSION}', '"format": 99'))
+        done = run("report", str(later), "-o", str(tmp_path / "a.md"))
+        assert done.returncode == 1
+        assert_one_line(done.stderr)
+        assert "99" in done.stderr
+
+    def test_loss_and_a_polled_source_are_said(self, tmp_path: Path, run: Run) -> None:
+        events = mixed()
+        early_ns = np.full(len(events), 30_000_000, np.uint64)
+        last_ns = int(events["ts_ns"].max())
+        batch = EventBatch(events, "polled", 50_000_000, 7, last_ns - 10, last_ns, early_ns=early_ns, opened=9, counted=12)
+        write(tmp_path / "t.arrows", [batch], TraceHeader("polled", "a test", 50_000_000, endpoints=dict(LABELS)))
+        assert run("report", str(tmp_path / "t.arrows"), "-o", str(tmp_path / "a.md")).returncode == 0
+        text = (tmp_path / "a.md").read_text()
+        for said in (
+            "7 events lost between +",
+            "Times are exact to 50ms only",
+            "9 of 12 opened connections seen",
+            "no wall clock",
+        ):
+            assert said in text
+        assert run("report", str(tmp_path / "t.arrows"), "-o", str(tmp_path / "a.html")).returncode == 0
 
     @pytest.mark.parametrize(
         ("arguments", "code", "said"),
@@ -247,7 +283,7 @@ class TestPage:
         page = Page(page_of(trace_path))
         assert ("html", {"lang": "en"}) in page.elements
         assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
-        assert all(attributes.get("aria-label") for _, attributes in page.elements if attributes.get("role") == "img")
+        assert all(attributes.get("aria-label") for _, attributes in page.elements if attributes.get("class") == "chart")
         assert next(tag for tag, _ in page.elements if tag in ("h1", "h2")) == "h1"
 
     def test_hostile_names_stay_text(self, tmp_path: Path) -> None:
@@ -262,6 +298,7 @@ class TestPage:
         assert "\x1b" not in text
         assert "\u202e" not in text
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
     def test_a_typical_page_is_far_below_two_megabytes(self, make: Callable[[], Events], tmp_path: Path) -> None:
         assert len(page_of(capture(tmp_path / "t.arrows", make())).encode()) < 1_300_000
@@ -323,6 +360,7 @@ class TestCharts:
 
 
 class TestPicture:
+    @pytest.mark.slow
     @pytest.mark.parametrize("make", [*MAKERS, backing_off], ids=lambda make: make.__name__)
     def test_it_is_about_1600_wide(self, make: Callable[[], Events], tmp_path: Path, run: Run) -> None:
         path = capture(tmp_path / "t.arrows", make())

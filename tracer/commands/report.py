@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from tracer.captures.output import PieceFile
 from tracer.collected import Collected
 from tracer.commands.reading import collect
 from tracer.errors import EXIT_OK, ReportError, UsageError
@@ -25,10 +24,7 @@ _STDOUT = "-"
 def run(options: argparse.Namespace) -> int:
     """Write a report on a capture."""
     path, form = _target(options)
-    if form != "md":
-        _require_libraries()
-    if path is not None and not options.force and path.exists():
-        raise ReportError(f"{path} exists; choose another name, or replace it with --force")
+    _check(path, form, options.force)
     collected = collect(options, options.trace)
     written = _made(collected, form, options)
     if path is None:
@@ -36,8 +32,7 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.buffer.write(written)
         sys.stdout.buffer.flush()
         return EXIT_OK
-    with _whole_file(path, options.force) as file:
-        file.append(written)
+    _write(path, written, options.force)
     sys.stderr.write(f"regtrace: wrote {printable(str(path))} ({bytes_text(len(written))})\n")
     return EXIT_OK
 
@@ -63,12 +58,21 @@ def _target(options: argparse.Namespace) -> tuple[Path | None, str]:
     return wanted, form
 
 
-def _require_libraries() -> None:
-    """Before a long capture is read.
+def _check(path: Path | None, form: str, force: bool) -> None:
+    """See to what can be seen to before a long capture is read.
 
     Raises:
-        UsageError: a library that charts need is missing.
+        ReportError: the file is there already, or its directory is not.
+        UsageError: a library that charts need is missing, or a picture would go to a terminal.
     """
+    if path is not None and not force and path.exists():
+        raise ReportError(f"{path} exists; choose another name, or replace it with --force")
+    if path is not None and not path.parent.is_dir():
+        raise ReportError(f"{path} can't be created: {path.parent} is no directory")
+    if path is None and form == "png" and sys.stdout.isatty():
+        raise UsageError("a terminal can't show a picture; name a file with -o")
+    if form == "md":
+        return
     try:
         import altair  # noqa: F401 - whether it is there
         import jinja2  # noqa: F401
@@ -110,16 +114,19 @@ def _chosen(options: argparse.Namespace) -> tuple[str, ...]:
     return (*given, *(["--benign"] if options.benign else []))
 
 
-@contextlib.contextmanager
-def _whole_file(path: Path, force: bool) -> Iterator[PieceFile]:
-    """A file that is gone again if not all of it could be written."""
-    file = PieceFile(create_private(path, force), str(path))
+def _write(path: Path, written: bytes, force: bool) -> None:
+    """Create the file; it is gone again if not all of it could be written.
+
+    Raises:
+        TracerError: it can't be created or written.
+    """
+    fd = create_private(path, force)
     try:
-        yield file
-        file.close()
-    except BaseException:
-        with contextlib.suppress(OSError):
-            file.close()
+        with os.fdopen(fd, "wb") as file:
+            file.write(written)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             path.unlink()
+        if isinstance(error, OSError):
+            raise ReportError(f"{path} can't be written: {error.strerror}; nothing of it is left") from error
         raise

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Spec = dict[str, Any]
 
+TIMELINE = "Findings, connections, and how many were open, opened and closed, over time."
+SPREAD = "Distributions of lifetimes, connect times and times in states; the table of endpoints has their quantiles."
+"""What a screen reader says of the charts."""
+
 _STATE_COLOURS = {
     "SYN_SENT": "#E69F00", "NEW_SYN_RECV": "#E69F00", "SYN_RECV": "#E69F00", "ESTABLISHED": "#0072B2", "FIN_WAIT1": "#56B4E9",
     "FIN_WAIT2": "#8FD0F2", "CLOSING": "#56B4E9", "TIME_WAIT": "#8FD0F2", "CLOSE_WAIT": "#D55E00", "LAST_ACK": "#CC79A7",
@@ -34,6 +38,8 @@ _REASON_SHAPES = {
 _MARK_COLOUR, _PLAIN_MARK_COLOUR = "#D55E00", "#777777"
 _BAND_PX, _BANDS_MIN_PX = 24, 24
 _COUNTS_PX, _DISTRIBUTION_PX = 110, 62
+_TICK_PX = 90
+"""Between two labels of the axis of time."""
 _LEGEND_PX = 125
 """Of one entry of a legend, with its mark."""
 _DAY_NS, _SECONDS_SHOWN_NS = 86_400_000_000_000, 600_000_000_000
@@ -64,7 +70,7 @@ def timeline(figures: Figures, width_px: int = 800, title: Spec | None = None) -
     names = ("span", "findings", "shades", "connections", "stretches", "ends", "groups", "open", "peaks", "turnover")
     spec = _finished(chart, figures, names, width_px, title)
     zoomed = [layer["name"] for view in spec["vconcat"] for layer in view["layer"] if "name" in layer]
-    return spec | {"params": [_ZOOM | {"views": zoomed}]}
+    return spec | {"description": TIMELINE, "params": [_ZOOM | {"views": zoomed}]}
 
 
 def spread(figures: Figures, width_px: int = 800) -> Spec:
@@ -101,7 +107,7 @@ def spread(figures: Figures, width_px: int = 800) -> Spec:
         )
         heading = alt.TitleParams(name, anchor="start", fontSize=12, frame="group", fontWeight="bold", offset=3)
         views.append(bars.properties(width=width_px, height=_DISTRIBUTION_PX, title=heading))
-    return _finished(alt.vconcat(*views, spacing=6), figures, ("distributions",), width_px, None)
+    return _finished(alt.vconcat(*views, spacing=6), figures, ("distributions",), width_px, None) | {"description": SPREAD}
 
 
 def _decades(low: float, high: float) -> list[float]:
@@ -151,7 +157,17 @@ def _time(field: str, span: Span, labels: bool = False, title: bool = False) -> 
         "utcFormat(datum.value, {year: '%d %b %Y', quarter: '%d %b', month: '%d %b', week: '%d %b', date: '%d %b', day: '%d %b', "
         f"hours: '{hours}', minutes: '{minutes}', seconds: '%H:%M:%S', milliseconds: '%H:%M:%S.%L'}})"
     )
-    axis = alt.Axis(title=heading, labels=labels, ticks=labels, labelExpr=expression, labelFlush=True, labelOverlap=True)
+    ticks = alt.ExprRef(f"ceil(width / {_TICK_PX})")
+    axis = alt.Axis(
+        title=heading,
+        labels=labels,
+        ticks=labels,
+        labelExpr=expression,
+        labelFlush=True,
+        labelOverlap=True,
+        labelSeparation=8,
+        tickCount=ticks,
+    )
     return alt.X(f"{field}:T", axis=axis, scale=alt.Scale(type="utc", nice=False))
 
 

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from tracer.findings import Severity
-from tracer.pages.charts import spread, timeline
+from tracer.pages.charts import SPREAD, TIMELINE, spread, timeline
 from tracer.pages.content import Content
 from tracer.pages.figures import Figures
 
@@ -29,11 +29,6 @@ _LANES_HELP = (
 _SPREAD_CAPTION = (
     "How many connections lived, took to connect, and stayed in a state for how long; durations and counts are logarithmic."
 )
-_TIMELINE, _SPREAD = (
-    "Findings, connections, and how many were open, opened and closed, over time.",
-    "Distributions of lifetimes, connect times and times in states; the table of endpoints has their quantiles.",
-)
-"""What a screen reader says of the charts."""
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -89,7 +84,7 @@ def _charts(figures: Figures, content: Content) -> list[dict[str, Any]]:
             "heading": "What happened when",
             "caption": f"{figures.lanes_text} {_LANES_HELP}",
             "help": _ZOOM_HELP,
-            "description": f"{_TIMELINE} {content.verdict.headline}.",
+            "description": f"{TIMELINE} {content.verdict.headline}.",
             "spec": timeline(figures),
         }
     ]
@@ -100,7 +95,7 @@ def _charts(figures: Figures, content: Content) -> list[dict[str, Any]]:
                 "heading": "How long it took",
                 "caption": _SPREAD_CAPTION,
                 "help": "Point at a bar for its numbers.",
-                "description": _SPREAD,
+                "description": SPREAD,
                 "spec": spread(figures),
             }
         )
