@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from tests.wholes import HOSTILE, OPTIONS, collected, hostile_capture, mixed
 from tracer.commands.reading import collect
 from tracer.events import no_events
-from tracer.pages.content import content_of
+from tracer.pages.content import ROWS_MAX, content_of
 from tracer.pages.markdown import escaped, markdown_text
 from tracer.pages.span import span_of
 
@@ -87,6 +87,13 @@ def test_the_timeline_is_in_the_order_of_time_and_in_utc(tmp_path: Path) -> None
     assert len(times) >= 4
     assert times == sorted(times)
     assert all(time.endswith(" UTC") for time in times)
+
+
+def test_of_very_many_findings_the_rest_is_counted(tmp_path: Path) -> None:
+    made = collected(tmp_path / "t.arrows", mixed())
+    made = replace(made, findings=made.findings[:1] * (ROWS_MAX + 7))
+    text = markdown_text(content_of(made, span_of(made), "t.arrows", None), made)
+    assert "7 more findings are not shown." in text
 
 
 def test_an_empty_trace_is_said_to_be_empty(tmp_path: Path) -> None:

@@ -98,6 +98,12 @@ class TestUnseen:
         found = unseen(replace(quiet, summary=replace(quiet.summary, **changes)))  # type: ignore[arg-type]
         assert any(sentence.startswith(told) for sentence in found), found
 
+    def test_of_very_many_losses_the_rest_is_summed_up(self, quiet: Collected) -> None:
+        losses = tuple(Loss(1, 1_000 * number, 1_000 * number + 5) for number in range(40))
+        found = unseen(replace(quiet, summary=replace(quiet.summary, lost=40, losses=losses)))
+        assert len(found) < 10
+        assert "Events lost in 35 more intervals; 40 events in all." in found
+
     def test_truncation_comes_first(self, quiet: Collected) -> None:
         assert unseen(replace(quiet, truncated="it ends in a batch", header=replace(quiet.header, clock=None)))[0] == (
             "The trace is incomplete: it ends in a batch."

@@ -21,6 +21,8 @@ _ID_SHOWN = 12
 """Digits of a container's id, as the engines' own commands show it."""
 _WHOLE_FROM = 100
 """Rates above need no fractions."""
+_LOSSES_TOLD = 5
+"""Intervals that are told one by one."""
 _EXACT_NS = 1_000
 """Times that are as exact as this need no remark."""
 
@@ -188,10 +190,13 @@ def unseen(collected: Collected) -> tuple[str, ...]:
 
 def _losses(summary: Summary, header: TraceHeader) -> list[str]:
     told = []
-    for loss in summary.losses:
+    for loss in summary.losses[:_LOSSES_TOLD]:
         since, until = (moment_text(time_ns, header.clock, summary.first_ns) for time_ns in (loss.since_ns, loss.until_ns))
         lost = "Nobody was looking" if loss.lost is None else f"{count_text(loss.lost, 'event')} lost"
         told.append(f"{lost} between {since} and {until}: counts are too low.")
+    if len(summary.losses) > _LOSSES_TOLD:
+        left = count_text(len(summary.losses) - _LOSSES_TOLD, "more interval")
+        told.append(f"Events lost in {left}; {count_text(summary.lost, 'event')} in all.")
     if summary.lost and not summary.losses:
         told.append(f"{count_text(summary.lost, 'event')} lost: counts are too low.")
     return told

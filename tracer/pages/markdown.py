@@ -10,7 +10,7 @@ import re
 
 from tracer.collected import Collected
 from tracer.findings import FindingState
-from tracer.pages.content import Content, TextTable
+from tracer.pages.content import ROWS_MAX, Content, TextTable
 from tracer.verdict import endpoint_label
 
 _MARKUP = re.compile(r"[\\`*_\[\]<>#|~&@$]|:(?=//)|(?<=\bwww)\.|^[-+=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]", re.IGNORECASE)
@@ -52,7 +52,8 @@ def _timeline(content: Content, collected: Collected) -> list[str]:
     if span is None:
         return ["Nothing happened."]
     told: list[tuple[int, str]] = [(span.begin_ns, "the trace begins")]
-    for finding in content.verdict.findings:
+    findings = content.verdict.findings
+    for finding in findings[:ROWS_MAX]:
         name = f"{finding.rule} ({finding.severity.text}) at {endpoint_label(collected, finding.endpoint_id)}"
         told.append((finding.started_ns, f"{name} begins: first evidence"))
         told.append((finding.detected_ns, f"{name} is found by regtrace"))
@@ -60,7 +61,8 @@ def _timeline(content: Content, collected: Collected) -> list[str]:
             told.append((finding.ended_ns, f"{name} is over"))
     told.append((span.end_ns, "the trace ends"))
     rows = [f"| {escaped(span.moment(ts_ns))} | {escaped(what)} |" for ts_ns, what in sorted(told, key=lambda entry: entry[0])]
-    return ["| time | what |", "|---|---|", *rows]
+    left = len(findings) - ROWS_MAX
+    return ["| time | what |", "|---|---|", *rows, *(["", f"{left:,} more findings are not shown."] if left > 0 else [])]
 
 
 def _table(table: TextTable) -> list[str]:
