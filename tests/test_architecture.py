@@ -84,6 +84,14 @@ def test_one_module_alone_imports_the_sources() -> None:
     assert found == {"tracer.source"}
 
 
+@pytest.mark.parametrize("library", ["altair", "vl_convert", "jinja2"])
+def test_what_an_extra_brings_is_imported_late_and_by_reports_alone(library: str) -> None:
+    found = {name_of(path): at_import for path in MODULES for name, at_import in imports(path) if room_of(name) == library}
+    assert set(found) <= {"tracer.commands.report", "tracer.pages.charts", "tracer.pages.page", "tracer.pages.picture"}
+    assert found
+    assert not any(found.values())
+
+
 def test_the_sources_are_imported_late() -> None:
     found = [name for name, at_import in imports(ROOT / "tracer/source.py") if at_import and room_of(name) in ("bpf", "fallback")]
     assert found == []

@@ -45,6 +45,16 @@ def test_recovery_alone_is_no_fault(quiet: Collected) -> None:
     assert len(verdict.findings) == 1
 
 
+def test_what_is_no_fault_is_no_verdict(quiet: Collected) -> None:
+    verdict = verdict_of(replace(quiet, findings=(replace(ONE, benign=True, severity=Severity.NOTICE),)))
+    assert (verdict.severity, verdict.headline, len(verdict.findings)) == (None, "Nothing found", 1)
+
+
+def test_a_headline_says_what_is_over(quiet: Collected) -> None:
+    over = replace(ONE, state=FindingState.CLOSED, ended_ns=9_000)
+    assert verdict_of(replace(quiet, findings=(over,))).headline == f"CRITICAL: rate-limit at {LABELS[1]} (over)"
+
+
 def test_nothing_found_says_that_every_rule_judged_only_if_so(quiet: Collected) -> None:
     assert verdict_of(quiet).sentence.endswith("every rule could judge.")
     silent = replace(quiet, summary=replace(quiet.summary, abstained=(("reset", "sk_err is not known"),)))

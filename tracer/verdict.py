@@ -64,16 +64,17 @@ class Verdict:
 def verdict_of(collected: Collected) -> Verdict:
     """The verdict on a trace."""
     ranked = tuple(sorted(collected.findings, key=_gravity))
-    if not ranked or ranked[0].rule.endswith(_RECOVERED):
+    if not ranked or _is_no_fault(ranked[0]):
         return Verdict(
             None, "Nothing found", _nothing_found(collected), "", "", "", "", ranked[0] if ranked else None, ranked[1:]
         )
     main = ranked[0]
     label = endpoint_label(collected, main.endpoint_id)
+    over = " (over)" if main.state is FindingState.CLOSED else ""
     more = f", and {len(ranked) - 1} more" if len(ranked) > 1 else ""
     return Verdict(
         main.severity,
-        f"{main.severity.text.upper()}: {main.rule} at {label}{more}",
+        f"{main.severity.text.upper()}: {main.rule} at {label}{over}{more}",
         sentence_of(printable(main.summary)),
         since_text(main, collected),
         sure_text(main),
@@ -84,11 +85,14 @@ def verdict_of(collected: Collected) -> Verdict:
     )
 
 
+def _is_no_fault(finding: Finding) -> bool:
+    return finding.benign or finding.rule.endswith(_RECOVERED)
+
+
 def _gravity(finding: Finding) -> tuple[bool, int, bool, float, int]:
     """The gravest first: what is wrong before what is right again, then severity, still open, sureness, age."""
     over = finding.state is FindingState.CLOSED
-    told = finding.rule.endswith(_RECOVERED) or finding.benign
-    return (told, -int(finding.severity), over, -finding.confidence, finding.started_ns)
+    return (_is_no_fault(finding), -int(finding.severity), over, -finding.confidence, finding.started_ns)
 
 
 def _nothing_found(collected: Collected) -> str:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tracer import __version__
 from tracer.collected import Collected
 from tracer.findings import FindingState
 from tracer.pages.span import Span, long_text
@@ -54,7 +55,7 @@ class Content:
         tables: those that have rows: findings, endpoints, owners.
         about: (heading, text) of where the trace is from.
         command: that shows the same again.
-        version: of the regtrace that wrote the trace.
+        version: of the regtrace that makes the report.
     """
 
     title: str
@@ -95,7 +96,7 @@ def content_of(collected: Collected, span: Span | None, name: str, title: str | 
         tuple(table for table in tables if table.rows),
         _about(collected, span, name),
         printable(shlex.join(["regtrace", "replay", name, *arguments])),
-        printable(header.version),
+        __version__,
     )
 
 
@@ -239,6 +240,6 @@ def _about(collected: Collected, span: Span | None, name: str) -> tuple[tuple[st
         ),
         ("Events", f"{summary.events:,} transitions, {summary.lost:,} lost"),
         ("Watched", watched or "no endpoint named"),
-        ("Written by", f"regtrace {printable(header.version)}"),
+        ("Recorded by", f"regtrace {printable(header.version)}"),
     )
     return tuple((heading, text) for heading, text in told if text)

@@ -12,7 +12,8 @@ from tracer.pages.figures import Figures
 _PLOT_PX, _SCALE = 715, 2
 """With axes and legends about 800 wide; twice that in the file, so that it stays sharp."""
 _HEADLINE_LETTERS, _LINE_LETTERS = 68, 112
-_LINES_MAX = 12
+_LINES_MAX, _UNSEEN_LINES, _HEADLINES = 12, 3, 3
+"""What is longer is in the page and in the text."""
 _COLOURS = {None: "#00664A", Severity.NOTICE: "#00527F", Severity.WARNING: "#7A5200", Severity.CRITICAL: "#A63D00"}
 
 
@@ -36,10 +37,10 @@ def _title(content: Content) -> Spec:
         lines = [*lines[: _LINES_MAX - 1], "(more in the page and the text)"]
     if content.unseen:
         first, more = content.unseen[0], len(content.unseen) - 1
-        lines += textwrap.wrap(f"Not seen: {first}{f' And {more} more.' if more else ''}", _LINE_LETTERS)
+        lines += textwrap.wrap(f"Not seen: {first}{f' And {more} more.' if more else ''}", _LINE_LETTERS)[:_UNSEEN_LINES]
     lines += textwrap.wrap(f"{content.title} · {content.subtitle}" if content.title else content.subtitle, _LINE_LETTERS)
     return {
-        "text": textwrap.wrap(verdict.headline, _HEADLINE_LETTERS),
+        "text": textwrap.wrap(verdict.headline, _HEADLINE_LETTERS)[:_HEADLINES],
         "subtitle": lines,
         "anchor": "start",
         "fontSize": 20,
