@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.stories import Story
 from tests.traces import START_NS, trace_of_seed
 from tests.wholes import collected, days, instant, mixed, short, storm
 from tracer.clock import ClockOffset
@@ -22,7 +23,7 @@ from tracer.lifecycle import CloseReason
 from tracer.pages.counts import BINS_MAX, distributions, edges, mean_open, most_open, turnover
 from tracer.pages.figures import figures_of
 from tracer.pages.lanes import UNSEEN, bounds, packed, stretches
-from tracer.pages.layout import EXACT_MAX
+from tracer.pages.layout import EXACT_MAX, LANES_MAX
 from tracer.pages.span import Span, span_of
 from tracer.pages.tallies import owner_tallies
 
@@ -126,10 +127,17 @@ class TestLanes:
     def test_of_very_many_a_choice_is_drawn_and_said_to_be_one(self, tmp_path: Path) -> None:
         made, span = whole(tmp_path, storm(EXACT_MAX + 50))
         figures = figures_of(made, span)
-        assert figures.chosen
         assert 60 <= len(figures.datasets["connections"]) < 200
         assert f"of {EXACT_MAX + 50:,} connections have a bar of their own" in figures.lanes_text
         assert {row["reason"] for row in figures.datasets["ends"]} >= {"refused"}
+
+    def test_of_too_many_at_a_time_a_choice_is_drawn_too(self, tmp_path: Path) -> None:
+        story = Story()
+        for number in range(LANES_MAX + 40):
+            story.connection(0.001 * number, "peer", life_s=60.0)
+        figures = figures_of(*whole(tmp_path, story.events()))
+        assert f"of {LANES_MAX + 40:,} connections have a bar of their own" in figures.lanes_text
+        assert figures.lanes_px < 1000
 
 
 class TestCounts:

@@ -355,6 +355,11 @@ class TestCharts:
         assert "utc" not in constants(spec)
         assert "s since the beginning" in constants(spec)
 
+    def test_findings_without_a_band_are_said_to_be_there(self, tmp_path: Path) -> None:
+        drawn = figures(capture(tmp_path / "t.arrows", mixed()))
+        assert len(drawn.datasets["findings"]) == 12 < drawn.episodes
+        assert f"Findings: the gravest 12 of {drawn.episodes}" in constants(timeline(drawn))
+
     def test_nothing_can_be_loaded_by_them(self, trace_path: Path) -> None:
         assert not constants(timeline(figures(trace_path))) & {"url", "href", "image"}
 

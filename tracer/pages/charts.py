@@ -213,7 +213,8 @@ def _bands(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
         .mark_text(align="left", fontSize=12, fontWeight="bold", clip=True)
     )
     texts = words.encode(x=alt.value(5), y=alt.Y("middle:Q", axis=None), text="title:N")
-    heading = alt.TitleParams("Findings", anchor="start", frame="group", fontSize=12, offset=3)
+    text = "Findings" if len(rows) == figures.episodes else f"Findings: the gravest {len(rows)} of {figures.episodes}"
+    heading = alt.TitleParams(text, anchor="start", frame="group", fontSize=12, offset=3)
     return alt.layer(bands, texts).properties(width=width_px, height=height, title=heading)
 
 

@@ -16,7 +16,7 @@ from tracer.collected import Collected
 from tracer.findings import FindingState
 from tracer.pages.counts import distributions, edges, mean_open, most_open, turnover
 from tracer.pages.lanes import bounds, state_name, stretches
-from tracer.pages.layout import CHOSEN, MARKED_REASONS, Layout, Rows, drawn
+from tracer.pages.layout import CHOSEN, MARKED_REASONS, Layout, Rows, laid_out
 from tracer.pages.span import Span, long_text
 from tracer.rows import Connections
 from tracer.text import duration_text
@@ -38,7 +38,7 @@ class Figures:
         reasons: close reasons that are marked in the lanes.
         lanes_px: height of the lanes.
         lanes_text: what the lanes show, in words.
-        chosen: whether the lanes show a choice of the connections only.
+        episodes: how many findings there are, with those that have no band.
     """
 
     span: Span
@@ -47,15 +47,14 @@ class Figures:
     reasons: tuple[str, ...]
     lanes_px: int
     lanes_text: str
-    chosen: bool
+    episodes: int
 
 
 def figures_of(collected: Collected, span: Span) -> Figures:
     """The numbers of all charts of a trace."""
     rows = collected.rows
     found = stretches(rows, span)
-    index, chosen = drawn(collected, span)
-    lanes = Layout(collected, span, index)
+    lanes = laid_out(collected, span)
     lane_rows, ends = lanes.stretches(found), lanes.ends()
     average = mean_open(found, span)
     bands = _findings(collected, span)
@@ -74,15 +73,15 @@ def figures_of(collected: Collected, span: Span) -> Figures:
         "distributions": _distributions(rows),
     }
     shown = tuple(reason for reason in MARKED_REASONS if any(end["reason"] == reason for end in ends))
-    return Figures(span, datasets, states, shown, lanes.height_px, _words(rows, index, lanes), chosen)
+    return Figures(span, datasets, states, shown, lanes.height_px, _words(len(rows), lanes), len(collected.findings))
 
 
-def _words(rows: Connections, index: NDArray[np.intp], lanes: Layout) -> str:
+def _words(count: int, lanes: Layout) -> str:
     """What the lanes show."""
-    if len(index) == len(rows):
-        return f"Each bar is one of {len(rows):,} connections; bars in one lane do not overlap."
+    if lanes.shown == count:
+        return f"Each bar is one of {count:,} connections; bars in one lane do not overlap."
     return (
-        f"{len(index):,} of {len(rows):,} connections have a bar of their own: up to {CHOSEN} each of those that failed, that "
+        f"{lanes.shown:,} of {count:,} connections have a bar of their own: up to {CHOSEN} each of those that failed, that "
         "lasted longest, and that findings suspect. All of them are counted in the charts below."
     )
 

@@ -36,9 +36,6 @@ class Stretches:
     start_ns: NDArray[np.int64]
     end_ns: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return len(self.connection)
-
 
 def state_name(state: int) -> str:
     """A state as charts name it."""

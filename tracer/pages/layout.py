@@ -45,13 +45,20 @@ _VISIBLE_SHARE = 0.004
 """Of the span: a few pixels."""
 
 
-def drawn(collected: Collected, span: Span) -> tuple[NDArray[np.intp], bool]:
-    """The connections that have a bar of their own, and whether they are a choice: the failed, the longest, those of suspects."""
+def laid_out(collected: Collected, span: Span) -> Layout:
+    """Bars for all connections, or where these are too many or too many at a time, for a choice."""
+    if len(collected.rows) <= EXACT_MAX:
+        layout = Layout(collected, span, np.arange(len(collected.rows)))
+        if layout.lanes <= LANES_MAX:
+            return layout
+    return Layout(collected, span, _choice(collected, span))
+
+
+def _choice(collected: Collected, span: Span) -> NDArray[np.intp]:
+    """The failed, the longest, those of suspects."""
     rows = collected.rows
     start_ns, end_ns = bounds(rows, span)
     everyone = np.arange(len(rows))
-    if len(rows) <= EXACT_MAX and _most_at_a_time(start_ns, end_ns) <= LANES_MAX:
-        return everyone, False
     failed = everyone[np.isin(rows["close_reason"], _FAILED)]
     longest = np.argsort(start_ns - end_ns, kind="stable")
     suspected = np.zeros(len(rows), bool)
@@ -61,7 +68,7 @@ def drawn(collected: Collected, span: Span) -> tuple[NDArray[np.intp], bool]:
         pids = [suspect.pid for suspect in finding.suspects if suspect.pid >= 0]
         suspected |= within & (rows["endpoint_id"] == finding.endpoint_id) & np.isin(rows["pid"], pids)
     kinds = (_spread(failed), longest[:CHOSEN], _spread(everyone[suspected]))
-    return np.unique(np.concatenate(kinds)).astype(np.intp), True
+    return np.unique(np.concatenate(kinds)).astype(np.intp)
 
 
 def _spread(index: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -69,24 +76,25 @@ def _spread(index: NDArray[np.intp]) -> NDArray[np.intp]:
     return index if len(index) <= CHOSEN else index[np.linspace(0, len(index) - 1, CHOSEN).astype(np.intp)]
 
 
-def _most_at_a_time(start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> int:
-    starts = np.sort(start_ns)
-    return int((np.arange(1, len(starts) + 1) - np.searchsorted(np.sort(end_ns), starts)).max(initial=0))
-
-
 class Layout:
-    """Connections laid out in pixels from the top, grouped by endpoint and owner."""
+    """Connections laid out in pixels from the top, grouped by endpoint and owner.
+
+    Attributes:
+        shown: how many.
+        lanes: so many are needed.
+        height_px: of all of it.
+    """
 
     def __init__(self, collected: Collected, span: Span, index: NDArray[np.intp]) -> None:
         self._collected, self._span, self._index = collected, span, index
         self._rows = take(collected.rows, index)
+        self.shown = len(index)
         owners, names = owner_groups(_only(collected, index))
         self._owners = [f"{name or 'unknown owner'}{_in(container or unit)}" for name, container, unit in names]
         self._owner = owners
         start_ns, end_ns = bounds(self._rows, span)
         self._group, self._titles = self._groups()
         self._lane = np.zeros(len(index), np.intp)
-        self.lanes = 0
         counts = []
         for number in range(len(self._titles)):
             own = np.flatnonzero(self._group == number)
