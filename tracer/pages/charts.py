@@ -229,22 +229,25 @@ def _behind(figures: Figures, x: alt.X) -> list[alt.Chart]:
     return [alt.Chart(alt.NamedData("shades")).mark_rect(opacity=0.12, clip=True).encode(x=x, x2="to", fill=fill)]
 
 
+def _told() -> tuple[alt.LookupData, list[alt.Tooltip]]:
+    """What is known of a connection by its number `c`, and how a tooltip says it."""
+    import altair as alt
+
+    shown = {
+        "endpoint": "endpoint", "owner": "owner", "route": "ports", "opened": "opened", "life": "lived",
+        "connect": "connect took", "ended": "ended by", "in": "received", "out": "sent",
+    }  # fmt: skip
+    connections = alt.LookupData(alt.NamedData("connections"), "c", fields=list(shown))
+    return connections, [alt.Tooltip(f"{field}:N", title=title) for field, title in shown.items()]
+
+
 def _lanes(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
-    """Connections as bars, coloured and as high as their state is far along; marks where they failed."""
+    """Connections as bars, coloured and as high as their state is far along, under the titles of their groups."""
     import altair as alt
 
     y = alt.Y("top:Q", axis=None, scale=alt.Scale(domain=[0, figures.lanes_px], reverse=True, nice=False))
-    connections = alt.LookupData(
-        alt.NamedData("connections"),
-        "c",
-        fields=["endpoint", "owner", "route", "opened", "life", "connect", "ended", "in", "out"],
-    )
+    connections, told = _told()
     time = _time("from", figures.span, labels=True)
-    shown = (
-        ("endpoint", "endpoint"), ("owner", "owner"), ("route", "ports"), ("opened", "opened"), ("life", "lived"),
-        ("connect", "connect took"), ("ended", "ended by"), ("in", "received"), ("out", "sent"),
-    )  # fmt: skip
-    told = [alt.Tooltip(f"{field}:N", title=title) for field, title in shown]
     legend = alt.Legend(title="state", symbolType="square")
     bars = (
         alt.Chart(alt.NamedData("stretches"), name="lanes")
@@ -263,26 +266,31 @@ def _lanes(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
     titles = alt.Chart(alt.NamedData("groups")).mark_text(align="left", fontSize=11, fontWeight="bold", opacity=0.85, clip=True)
     ends = alt.Chart(alt.NamedData("span")).mark_point(opacity=0).encode(x=_time("at", figures.span, labels=True))
     layers = [ends, *_behind(figures, time), bars, titles.encode(x=alt.value(5), y=alt.Y("y:Q", axis=None), text="title:N")]
-    if figures.reasons:
-        shapes = alt.Scale(domain=list(figures.reasons), range=[_REASON_SHAPES[name] for name in figures.reasons])
-        marks = (
-            alt.Chart(alt.NamedData("ends"))
-            .transform_lookup("c", connections)
-            .mark_point(size=34, strokeWidth=1.6, opacity=0.95, clip=True)
-            .encode(
-                x=_time("at", figures.span, labels=True),
-                y=alt.Y("y:Q", axis=None),
-                color=alt.when(_PLAINLY).then(alt.value(_PLAIN_MARK_COLOUR)).otherwise(alt.value(_MARK_COLOUR)),
-                shape=alt.Shape(
-                    "reason:N", title="ended by", scale=shapes, legend=alt.Legend(symbolStrokeColor=_PLAIN_MARK_COLOUR)
-                ),
-                tooltip=[alt.Tooltip("reason:N", title="end"), *told],
-            )
-        )
-        layers.append(marks)
+    layers += [_marks(figures)] if figures.reasons else []
     heading = alt.TitleParams("Connections", anchor="start", frame="group", fontSize=12, offset=3)
     layered = alt.layer(*layers).resolve_scale(fill="independent", stroke="independent", color="independent")
     return layered.properties(width=width_px, height=figures.lanes_px, title=heading)
+
+
+def _marks(figures: Figures) -> alt.Chart:
+    """How connections ended, by shape."""
+    import altair as alt
+
+    connections, told = _told()
+    shapes = alt.Scale(domain=list(figures.reasons), range=[_REASON_SHAPES[name] for name in figures.reasons])
+    legend = alt.Legend(symbolStrokeColor=_PLAIN_MARK_COLOUR)
+    return (
+        alt.Chart(alt.NamedData("ends"))
+        .transform_lookup("c", connections)
+        .mark_point(size=34, strokeWidth=1.6, opacity=0.95, clip=True)
+        .encode(
+            x=_time("at", figures.span, labels=True),
+            y=alt.Y("y:Q", axis=None),
+            color=alt.when(_PLAINLY).then(alt.value(_PLAIN_MARK_COLOUR)).otherwise(alt.value(_MARK_COLOUR)),
+            shape=alt.Shape("reason:N", title="ended by", scale=shapes, legend=legend),
+            tooltip=[alt.Tooltip("reason:N", title="end"), *told],
+        )
+    )
 
 
 def _open(figures: Figures, width_px: int) -> alt.LayerChart | alt.FacetChart:
