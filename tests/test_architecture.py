@@ -17,7 +17,7 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist", "collected", "tables", "tables_csv", "remotes",
+    "learner", "watchlist", "collected", "tables", "tables_csv", "remotes", "verdict",
     "belonging", "ordering", "selection", "meanings", "dossier",
     *(f"comparison/{name}" for name in (
         "changes", "compared", "difference", "matching", "metrics", "presence", "samples", "sentences", "sides", "significance",
@@ -25,6 +25,7 @@ CORE = (
     *(f"lines/{name}" for name in ("comparison", "connections", "findings", "stream", "summary", "transitions", "values")),
     *(f"filters/{name}" for name in ("connections", "filters", "findings", "places", "spans", "transitions")),
     *(f"exports/{name}" for name in ("about", "arguments", "counts", "lanes", "stays", "timeline")),
+    *(f"pages/{name}" for name in ("charts", "content", "counts", "figures", "lanes", "layout", "markdown", "span", "tallies")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
     "discovery/rancher", "discovery/units", "names/records", "names/book", "names/packets", "names/wire", "owners/owner",
@@ -89,6 +90,14 @@ def test_one_module_alone_imports_the_sources() -> None:
     assert found == {"tracer.source"}
 
 
+@pytest.mark.parametrize("library", ["altair", "vl_convert", "jinja2"])
+def test_what_an_extra_brings_is_imported_late_and_by_reports_alone(library: str) -> None:
+    found = {name_of(path): at_import for path in MODULES for name, at_import in imports(path) if room_of(name) == library}
+    assert set(found) <= {"tracer.commands.report", "tracer.pages.charts", "tracer.pages.page", "tracer.pages.picture"}
+    assert found
+    assert not any(found.values())
+
+
 def test_the_sources_are_imported_late() -> None:
     found = [name for name, at_import in imports(ROOT / "tracer/source.py") if at_import and room_of(name) in ("bpf", "fallback")]
     assert found == []
@@ -136,7 +145,10 @@ def test_the_core_imports_neither_reports_nor_commands(module: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("heavy", ["numpy", "rich", "nanoarrow", "dns", "polars", "perfetto", "bpf", "fallback"])
+_HEAVY = ["numpy", "rich", "nanoarrow", "dns", "bpf", "fallback", "polars", "perfetto", "altair", "vl_convert", "jinja2"]
+
+
+@pytest.mark.parametrize("heavy", _HEAVY)
 def test_help_imports_nothing_heavy(heavy: str) -> None:
     program = (
         "import contextlib, io, json, sys, tracer.main\n"

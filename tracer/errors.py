@@ -38,3 +38,7 @@ class CaptureError(TracerError):
 
 class MissingError(TracerError):
     """A library that an extra brings is not installed, or does not fit."""
+
+
+class ReportError(TracerError):
+    """A report can't be written."""

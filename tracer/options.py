@@ -20,6 +20,7 @@ _SPEC_HELP = (
     "default: what this host's container engines are configured to use, and Docker Hub"
 )
 FORMATS = ("text", "csv", "json")
+REPORT_FORMATS = ("html", "png", "md")
 RULE_SETS = ("evidence", "textbook", "all")  # tracer.rules.catalogue.SETS, without importing it
 EXPORTS = ("csv", "jsonl", "parquet", "perfetto")
 """Formats of `regtrace export`."""
@@ -85,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
         return command
 
-    for define in (_watch, _record, _replay, _show, _diff, _export, _rules, _doctor, _demo):
+    for define in (_watch, _record, _replay, _show, _report, _diff, _export, _rules, _doctor, _demo):
         define(add)
     return parser
 
@@ -168,6 +169,26 @@ def _export(add: Add) -> None:
     export.add_argument("--what", choices=TABLES, help="table to write as csv or parquet (default: connections)")
     export.add_argument("--force", action="store_true", help="replace an existing file")
     _add_rule_options(export)
+
+
+def _report(add: Add) -> None:
+    report = add("report", "Show what a capture says as one page, picture or text: verdict, charts, tables.")
+    _add_trace(report)
+    report.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to create, - for standard output (default: TRACE's name, .html, here)",
+    )
+    report.add_argument(
+        "--format",
+        choices=REPORT_FORMATS,
+        help="html: a page that opens offline; png: a picture for a ticket; md: a post-mortem to go on writing; default: by FILE",
+    )
+    report.add_argument("--title", metavar="TEXT", help="heading of the report")
+    report.add_argument("--force", action="store_true", help="replace an existing file")
+    _add_rule_options(report)
 
 
 def _rules(add: Add) -> None:

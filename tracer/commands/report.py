@@ -1,0 +1,132 @@
+"""`regtrace report`: what a capture shows, as a page, a picture or a text."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from tracer.collected import Collected
+from tracer.commands.reading import collect
+from tracer.errors import EXIT_OK, ReportError, UsageError
+from tracer.files import create_private
+from tracer.options import REPORT_FORMATS
+from tracer.pages.content import Content, content_of
+from tracer.pages.span import span_of
+from tracer.text import bytes_text, printable
+
+_SUFFIXES = {"html": "html", "htm": "html", "png": "png", "md": "md", "markdown": "md"}
+_STDOUT = "-"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write a report on a capture."""
+    path, form = _target(options)
+    _check(path, form, options.force)
+    collected = collect(options, options.trace)
+    written = _made(collected, form, options)
+    if path is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(written)
+        sys.stdout.buffer.flush()
+        return EXIT_OK
+    _write(path, written, options.force)
+    sys.stderr.write(f"regtrace: wrote {printable(str(path))} ({bytes_text(len(written))})\n")
+    return EXIT_OK
+
+
+def _target(options: argparse.Namespace) -> tuple[Path | None, str]:
+    """Where to write, None for standard output, and in which form.
+
+    Raises:
+        UsageError: nobody can tell the form.
+    """
+    wanted: Path | None = options.output
+    if wanted is None:
+        form = options.format or "html"
+        return Path(f"{options.trace.stem or 'report'}.{form}"), form
+    form = options.format or _SUFFIXES.get(wanted.suffix.removeprefix(".").lower())
+    if str(wanted) == _STDOUT:
+        return None, form or "html"
+    if form is None:
+        expected = ", ".join(REPORT_FORMATS)
+        raise UsageError(
+            f"{wanted}: its ending does not say what to write; choose one of .{expected.replace(', ', ', .')}, or --format"
+        )
+    return wanted, form
+
+
+def _check(path: Path | None, form: str, force: bool) -> None:
+    """See to what can be seen to before a long capture is read.
+
+    Raises:
+        ReportError: the file is there already, or its directory is not.
+        UsageError: a library that charts need is missing, or a picture would go to a terminal.
+    """
+    if path is not None and not force and path.exists():
+        raise ReportError(f"{path} exists; choose another name, or replace it with --force")
+    if path is not None and not path.parent.is_dir():
+        raise ReportError(f"{path} can't be created: {path.parent} is no directory")
+    if path is None and form == "png" and sys.stdout.isatty():
+        raise UsageError("a terminal can't show a picture; name a file with -o")
+    if form == "md":
+        return
+    try:
+        import altair  # noqa: F401 - whether it is there
+        import jinja2  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"charts need {error.name}, which is not installed: pip install 'regtrace[report]'; --format md needs nothing more"
+        ) from error
+
+
+def _made(collected: Collected, form: str, options: argparse.Namespace) -> bytes:
+    span = span_of(collected)
+    content = content_of(collected, span, options.trace.name, options.title, _chosen(options))
+    if form == "md":
+        from tracer.pages.markdown import markdown_text
+
+        return markdown_text(content, collected).encode()
+    return _drawn(collected, content, form)
+
+
+def _drawn(collected: Collected, content: Content, form: str) -> bytes:
+    from tracer.pages.figures import figures_of
+
+    span = content.span
+    figures = figures_of(collected, span) if span is not None and len(collected.rows) else None
+    if form == "png":
+        from tracer.pages.picture import picture
+
+        return picture(content, figures)
+    from tracer.pages.page import page_text
+
+    return page_text(content, figures).encode()
+
+
+def _chosen(options: argparse.Namespace) -> tuple[str, ...]:
+    """The options that chose the rules, as they were typed."""
+    typed = ("--rules", options.rules), ("--config", options.config)
+    given = [text for name, value in typed if value is not None for text in (name, str(value))]
+    return (*given, *(["--benign"] if options.benign else []))
+
+
+def _write(path: Path, written: bytes, force: bool) -> None:
+    """Create the file; it is gone again if not all of it could be written.
+
+    Raises:
+        TracerError: it can't be created or written.
+    """
+    fd = create_private(path, force)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(written)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        if isinstance(error, OSError):
+            raise ReportError(f"{path} can't be written: {error.strerror}; nothing of it is left") from error
+        raise

@@ -1,0 +1,230 @@
+"""What a whole trace says, in sentences: what is wrong, since when, how sure, who, what to do; and what could not be seen. Pure.
+
+Every text is safe to show on one line (`text.printable`); escaping for a page or a document is left to those who write one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracer.clock import ClockOffset, rfc3339
+from tracer.collected import Collected
+from tracer.findings import Finding, FindingState, Severity, Suspect
+from tracer.header import TraceHeader
+from tracer.summary import Summary
+from tracer.text import comm_text, duration_text, printable
+
+_RECOVERED = "recovered"
+_ID_SHOWN = 12
+"""Digits of a container's id, as the engines' own commands show it."""
+_WHOLE_FROM = 100
+"""Rates above need no fractions."""
+_LOSSES_TOLD = 5
+"""Intervals that are told one by one."""
+_EXACT_NS = 1_000
+"""Times that are as exact as this need no remark."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to the question that a trace was taken for.
+
+    Attributes:
+        severity: of the gravest finding; None: nothing was found.
+        headline: what is wrong, in a few words, or that nothing was found.
+        sentence: the same at length.
+        since, sure, who, advice: of the gravest finding; "" where there is none.
+        main: that finding.
+        others: all other findings, gravest first; what recovered among them.
+    """
+
+    severity: Severity | None
+    headline: str
+    sentence: str
+    since: str
+    sure: str
+    who: str
+    advice: str
+    main: Finding | None
+    others: tuple[Finding, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them, gravest first."""
+        return () if self.main is None else (self.main, *self.others)
+
+    def parts(self) -> tuple[tuple[str, str], ...]:
+        """(heading, text) of what is known beyond the sentence."""
+        told = (("Since", self.since), ("How sure", self.sure), ("Who", self.who), ("What to do", self.advice))
+        return tuple((heading, text) for heading, text in told if text)
+
+
+def verdict_of(collected: Collected) -> Verdict:
+    """The verdict on a trace."""
+    ranked = tuple(sorted(collected.findings, key=_gravity))
+    if not ranked or _is_no_fault(ranked[0]):
+        return Verdict(
+            None, "Nothing found", _nothing_found(collected), "", "", "", "", ranked[0] if ranked else None, ranked[1:]
+        )
+    main = ranked[0]
+    label = endpoint_label(collected, main.endpoint_id)
+    over = " (over)" if main.state is FindingState.CLOSED else ""
+    more = f", and {len(ranked) - 1} more" if len(ranked) > 1 else ""
+    return Verdict(
+        main.severity,
+        f"{main.severity.text.upper()}: {main.rule} at {label}{over}{more}",
+        sentence_of(printable(main.summary)),
+        since_text(main, collected),
+        sure_text(main),
+        "; ".join(map(who_text, main.suspects)),
+        printable(main.advice),
+        main,
+        ranked[1:],
+    )
+
+
+def _is_no_fault(finding: Finding) -> bool:
+    return finding.benign or finding.rule.endswith(_RECOVERED)
+
+
+def _gravity(finding: Finding) -> tuple[bool, int, bool, float, int]:
+    """The gravest first: what is wrong before what is right again, then severity, still open, sureness, age."""
+    over = finding.state is FindingState.CLOSED
+    return (_is_no_fault(finding), -int(finding.severity), over, -finding.confidence, finding.started_ns)
+
+
+def _nothing_found(collected: Collected) -> str:
+    summary = collected.summary
+    if not summary.connections:
+        return "The trace has no connection to a registry: there was nothing to judge."
+    judged = f"No rule found anything wrong with {count_text(summary.connections, 'connection')}"
+    silent = [rule for rule, _ in summary.abstained if rule != "*"]
+    if silent:
+        return f"{judged}; {count_text(len(silent), 'rule')} could not judge ({', '.join(silent)})."
+    doubts = collected.truncated or summary.lost or summary.gaps or summary.unresolved or summary.losses
+    return f"{judged}, as far as they were seen." if doubts else f"{judged}; every rule could judge."
+
+
+def sentence_of(text: str) -> str:
+    """With a full stop."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def endpoint_label(collected: Collected, endpoint_id: int) -> str:
+    """What an endpoint is called, safe to show."""
+    return printable(collected.endpoints.get(endpoint_id, f"endpoint {endpoint_id}"))
+
+
+def since_text(finding: Finding, collected: Collected) -> str:
+    """From when to when, and how long."""
+    clock, summary = collected.header.clock, collected.summary
+    started = moment_text(finding.started_ns, clock, summary.first_ns)
+    if finding.state is FindingState.CLOSED:
+        until = moment_text(finding.ended_ns, clock, summary.first_ns)
+        return f"{started} until {until} ({duration_text(finding.ended_ns - finding.started_ns)}); over"
+    lasted_ns = max(summary.last_ns, finding.at_ns) - finding.started_ns
+    return f"{started}; still so at the end of the trace, {duration_text(lasted_ns)} later"
+
+
+def moment_text(ts_ns: int, clock: ClockOffset | None, first_ns: int) -> str:
+    """A boottime as date and time in UTC, to the ms; without a clock as seconds since the beginning; "-" unknown."""
+    if ts_ns < 0:
+        return "-"
+    if clock is None:
+        return f"+{(ts_ns - max(first_ns, 0)) / 1e9:.3f} s"
+    return f"{str(rfc3339(np.array([ts_ns], np.int64), clock)[0])[:23].replace('T', ' ')} UTC"
+
+
+def sure_text(finding: Finding) -> str:
+    """How sure the name is, what else it may be, and how much was seen."""
+    causes = finding.evidence.get("causes") or {}
+    others = ", ".join(f"{printable(str(name))} {share:.0%}" for name, share in causes.items())
+    coverage = finding.evidence.get("coverage")
+    seen = f"; {coverage:.0%} of the connections were seen" if coverage is not None and coverage < 1 else ""
+    return f"{finding.confidence:.0%}{f' (may be: {others})' if others else ''}{seen}"
+
+
+def who_text(suspect: Suspect) -> str:
+    """A suspect: name, process, place, command, share and rate."""
+    name = printable(comm_text(suspect.comm)) or "somebody unknown"
+    pid = f"[{suspect.pid}]" if suspect.pid >= 0 else ""
+    place = suspect.container[:_ID_SHOWN] if suspect.container else suspect.unit
+    where = f" in {printable(place)}" if place else ""
+    command = f" ({printable(suspect.cmdline)})" if suspect.cmdline else ""
+    of_what = "of these connections" if suspect.opens_per_min is None else "of the connections"
+    rate = "" if suspect.opens_per_min is None else f", {_rate_text(suspect.opens_per_min)} a minute"
+    return f"{name}{pid}{where}{command}: {suspect.share:.0%} {of_what}{rate}"
+
+
+def _rate_text(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= _WHOLE_FROM else f"{rate:.3g}"
+
+
+def unseen(collected: Collected) -> tuple[str, ...]:
+    """What was lost, not seen, not judged or not known, a sentence each; never empty of what a reader has to know."""
+    header, summary, rows = collected.header, collected.summary, collected.rows
+    told = []
+    if collected.truncated:
+        told.append(f"The trace is incomplete: {printable(collected.truncated)}.")
+    told += _losses(summary, header)
+    if summary.gaps:
+        told.append(f"{count_text(summary.gaps, 'connection')} with missing transitions: their times are not whole.")
+    told += _sight(summary, header)
+    if summary.unresolved:
+        names = ", ".join(map(printable, summary.unresolved))
+        told.append(f"No address is known of {names}: nothing of it was watched.")
+    before = int((rows["preexisting"] == 1).sum())
+    if before:
+        told.append(f"{count_text(before, 'connection')} open before the trace began: no opening time is known.")
+    nameless = int((rows["pid"] < 0).sum())
+    if nameless:
+        told.append(f"The owner of {count_text(nameless, 'connection')} is not known.")
+    for rule, reason in summary.abstained:
+        told.append(f"{'' if rule == '*' else f'{rule} did not judge: '}{printable(reason)}.")
+    if header.clock is None:
+        told.append("The trace has no wall clock: times are seconds since its beginning.")
+    if summary.inbound:
+        told.append(f"{count_text(summary.inbound, 'connection')} opened from outside: counted, not shown.")
+    for (old, new), count in summary.unknown_transitions.items():
+        told.append(f"Unknown transition {printable(old)} to {printable(new)}, {count} times.")
+    return tuple(told)
+
+
+def _losses(summary: Summary, header: TraceHeader) -> list[str]:
+    told = []
+    for loss in summary.losses[:_LOSSES_TOLD]:
+        since, until = (moment_text(time_ns, header.clock, summary.first_ns) for time_ns in (loss.since_ns, loss.until_ns))
+        lost = "Nobody was looking" if loss.lost is None else f"{count_text(loss.lost, 'event')} lost"
+        told.append(f"{lost} between {since} and {until}: counts are too low.")
+    if len(summary.losses) > _LOSSES_TOLD:
+        left = count_text(len(summary.losses) - _LOSSES_TOLD, "more interval")
+        told.append(f"Events lost in {left}; {count_text(summary.lost, 'event')} in all.")
+    if summary.lost and not summary.losses:
+        told.append(f"{count_text(summary.lost, 'event')} lost: counts are too low.")
+    return told
+
+
+def _sight(summary: Summary, header: TraceHeader) -> list[str]:
+    """The source, how exact it is, and how much it saw."""
+    told = []
+    if summary.source != header.source:
+        told.append(
+            f"The source changed from {printable(header.source)} to {printable(summary.source)} while the trace was taken."
+        )
+    if summary.resolution_ns > _EXACT_NS:
+        told.append(f"Times are exact to {duration_text(summary.resolution_ns)} only (source {printable(summary.source)}).")
+    if summary.counted:
+        told.append(
+            f"{summary.opened:,} of {count_text(summary.counted, 'opened connection')} seen "
+            f"({summary.opened / summary.counted:.0%})."
+        )
+    elif summary.coverage is None:
+        told.append("It is not known how many connections were missed.")
+    return told
+
+
+def count_text(count: int, noun: str) -> str:
+    """So many of them."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
