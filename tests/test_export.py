@@ -21,7 +21,7 @@ from tests.test_main import Run, assert_no_traceback, assert_one_line, environme
 from tests.timelines import read
 from tests.whole import collected_file
 from tracer.commands.writing import created
-from tracer.errors import CaptureError, MissingError
+from tracer.errors import MissingError, OutputError
 from tracer.exports import export, writer_of
 from tracer.lifecycle import REASON_NAMES
 from tracer.options import BINARY, EXPORTS, TABLES
@@ -317,7 +317,7 @@ class TestInterrupted:
         assert list(folder.iterdir()) == []
 
     def test_a_file_whose_end_does_not_fit_is_removed(self, folder: Path) -> None:
-        with pytest.raises(CaptureError, match="can't be written"), created(folder / "a", force=False) as stream:
+        with pytest.raises(OutputError, match="can't be written"), created(folder / "a", force=False) as stream:
             os.dup2(os.open("/dev/full", os.O_WRONLY), stream.fileno())
             stream.write(b"what is still in a buffer when the file is closed")
         assert list(folder.iterdir()) == []

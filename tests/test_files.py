@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.errors import CaptureError
+from tracer.errors import OutputError
 from tracer.files import create_private
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files are given to another user")
@@ -64,7 +64,7 @@ def test_the_descriptor_is_not_inherited(tmp_path: Path) -> None:
 def test_an_existing_file_is_refused_and_untouched(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"old")
     before = everything(tmp_path)
-    with pytest.raises(CaptureError, match=r"exists.*--force"):
+    with pytest.raises(OutputError, match=r"exists.*--force"):
         create_private(tmp_path / "a", force=False)
     assert everything(tmp_path) == before
 
@@ -96,7 +96,7 @@ def test_a_link_is_refused_and_never_followed(target: str, tmp_path: Path) -> No
     (tmp_path / "target").write_bytes(b"precious")
     (tmp_path / "a").symlink_to(target)
     before = everything(tmp_path)
-    with pytest.raises(CaptureError):
+    with pytest.raises(OutputError):
         create_private(tmp_path / "a", force=False)
     assert everything(tmp_path) == before
 
@@ -117,14 +117,14 @@ def test_force_replaces_a_link_and_not_what_it_points_to(target: str, tmp_path: 
 def test_what_is_no_file_is_refused_and_stays(make: Callable[[Path], None], force: bool, tmp_path: Path) -> None:
     make(tmp_path / "a")
     before = everything(tmp_path)
-    with pytest.raises(CaptureError):
+    with pytest.raises(OutputError):
         create_private(tmp_path / "a", force)
     assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_device_is_refused(force: bool) -> None:
-    with pytest.raises(CaptureError):
+    with pytest.raises(OutputError):
         create_private(Path("/dev/null"), force)
 
 
@@ -135,26 +135,26 @@ def test_a_device_of_our_own_is_refused_and_stays(force: bool, tmp_path: Path) -
         os.mknod(tmp_path / "a", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     except PermissionError:
         pytest.skip("devices can't be made here")
-    with pytest.raises(CaptureError):
+    with pytest.raises(OutputError):
         create_private(tmp_path / "a", force)
     assert stat.S_ISCHR((tmp_path / "a").lstat().st_mode)
 
 
 def test_a_missing_directory_is_named_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="missing/a can't be created: No such file or directory"):
+    with pytest.raises(OutputError, match="missing/a can't be created: No such file or directory"):
         create_private(tmp_path / "missing" / "a", force=False)
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_in_place_of_a_directory_is_an_error_with_the_reason(force: bool, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CaptureError, match="Not a directory"):
+    with pytest.raises(OutputError, match="Not a directory"):
         create_private(tmp_path / "file" / "a", force)
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_name_that_is_too_long_is_an_error_with_the_reason(force: bool, tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match="File name too long"):
+    with pytest.raises(OutputError, match="File name too long"):
         create_private(tmp_path / ("x" * 300), force)
 
 
@@ -163,7 +163,7 @@ def test_no_room_is_an_error_with_the_reason(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("tracer.files.os.open", full)
-    with pytest.raises(CaptureError, match="can't be created: No space left on device"):
+    with pytest.raises(OutputError, match="can't be created: No space left on device"):
         create_private(tmp_path / "a", force=False)
 
 
@@ -195,7 +195,7 @@ def test_an_impossible_person_behind_sudo_is_no_crash(tmp_path: Path, monkeypatc
     monkeypatch.setenv("SUDO_GID", "0")
     try:
         found = created(tmp_path / "a")
-    except CaptureError:
+    except OutputError:
         return
     assert found.st_uid == os.geteuid()
 
@@ -211,5 +211,5 @@ def test_a_file_system_that_refuses_the_owner_is_an_error_of_ours(tmp_path: Path
     before = len(list(Path("/proc/self/fd").iterdir()))
     try:
         created(tmp_path / "a")
-    except CaptureError:
+    except OutputError:
         assert len(list(Path("/proc/self/fd").iterdir())) == before

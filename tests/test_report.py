@@ -241,8 +241,9 @@ class TestFiles:
     ) -> None:
         monkeypatch.setitem(sys.modules, library, None)
         done = run("report", str(trace_path), "-o", str(tmp_path / "a.html"))
-        assert done.returncode == 2
-        assert f"charts need {library}" in done.stderr
+        assert done.returncode == 1
+        assert "charts need a library" in done.stderr
+        assert library in done.stderr
         assert "pip install 'regtrace[report]'" in done.stderr
         assert run("report", str(trace_path), "-o", str(tmp_path / "a.md")).returncode == 0
 

@@ -40,5 +40,5 @@ class MissingError(TracerError):
     """A library that an extra brings is not installed, or does not fit."""
 
 
-class ReportError(TracerError):
-    """A report can't be written."""
+class OutputError(TracerError):
+    """A file can't be created or written."""

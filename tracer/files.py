@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from tracer.errors import CaptureError
+from tracer.errors import OutputError
 
 _ID_MAX = (1 << 32) - 1  # uid_t of all ones says "unchanged"
 _ID_DIGITS = len(str(_ID_MAX))
@@ -20,7 +20,7 @@ def create_private(path: Path, force: bool) -> int:
         force: replace an existing regular file or link (the link itself, not what it points to).
 
     Raises:
-        CaptureError: it exists, or can't be created.
+        OutputError: it exists, or can't be created.
     """
     if force:
         _remove_replaceable(path)
@@ -28,9 +28,9 @@ def create_private(path: Path, force: bool) -> int:
     try:
         fd = os.open(path, flags, 0o600)
     except FileExistsError:
-        raise CaptureError(f"{path} exists; choose another name, or replace it with --force") from None
+        raise OutputError(f"{path} exists; choose another name, or replace it with --force") from None
     except OSError as error:
-        raise CaptureError(f"{path} can't be created: {error.strerror}") from error
+        raise OutputError(f"{path} can't be created: {error.strerror}") from error
     owner = _person_behind_sudo()
     if owner is not None:
         try:
@@ -38,7 +38,7 @@ def create_private(path: Path, force: bool) -> int:
         except OSError as error:
             os.close(fd)
             path.unlink(missing_ok=True)
-            raise CaptureError(f"{path} can't be given to the user behind sudo: {error.strerror}") from error
+            raise OutputError(f"{path} can't be given to the user behind sudo: {error.strerror}") from error
     return fd
 
 
@@ -48,13 +48,13 @@ def _remove_replaceable(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise CaptureError(f"{path} can't be looked at: {error.strerror}") from error
+        raise OutputError(f"{path} can't be looked at: {error.strerror}") from error
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise CaptureError(f"{path} is no regular file; --force replaces regular files and links only")
+        raise OutputError(f"{path} is no regular file; --force replaces regular files and links only")
     try:
         path.unlink()
     except OSError as error:
-        raise CaptureError(f"{path} can't be replaced: {error.strerror}") from error
+        raise OutputError(f"{path} can't be replaced: {error.strerror}") from error
 
 
 def _person_behind_sudo() -> tuple[int, int] | None:

@@ -108,7 +108,8 @@ def create_trace(path: Path, header: TraceHeader, force: bool = False) -> TraceW
 
     Raises:
         UsageError: the name says no format.
-        CaptureError: the file exists (without `force`), or can't be created or written.
+        OutputError: the file exists (without `force`), or can't be created.
+        CaptureError: it can't be written.
     """
     check_name(path)
     from tracer.files import create_private

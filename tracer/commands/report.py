@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
 from pathlib import Path
 
 from tracer.collected import Collected
 from tracer.commands.reading import collect
-from tracer.errors import EXIT_OK, ReportError, UsageError
-from tracer.files import create_private
+from tracer.commands.writing import created
+from tracer.errors import EXIT_OK, MissingError, OutputError, UsageError
 from tracer.options import REPORT_FORMATS
 from tracer.pages.content import Content, content_of
 from tracer.pages.span import span_of
@@ -32,7 +30,8 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.buffer.write(written)
         sys.stdout.buffer.flush()
         return EXIT_OK
-    _write(path, written, options.force)
+    with created(path, options.force) as file:
+        file.write(written)
     sys.stderr.write(f"regtrace: wrote {printable(str(path))} ({bytes_text(len(written))})\n")
     return EXIT_OK
 
@@ -62,13 +61,14 @@ def _check(path: Path | None, form: str, force: bool) -> None:
     """See to what can be seen to before a long capture is read.
 
     Raises:
-        ReportError: the file is there already, or its directory is not.
-        UsageError: a library that charts need is missing, or a picture would go to a terminal.
+        OutputError: the file is there already, or its directory is not.
+        MissingError: a library that charts need is not there.
+        UsageError: a picture would go to a terminal.
     """
     if path is not None and not force and path.exists():
-        raise ReportError(f"{path} exists; choose another name, or replace it with --force")
+        raise OutputError(f"{path} exists; choose another name, or replace it with --force")
     if path is not None and not path.parent.is_dir():
-        raise ReportError(f"{path} can't be created: {path.parent} is no directory")
+        raise OutputError(f"{path} can't be created: {path.parent} is no directory")
     if path is None and form == "png" and sys.stdout.isatty():
         raise UsageError("a terminal can't show a picture; name a file with -o")
     if form == "md":
@@ -77,9 +77,10 @@ def _check(path: Path | None, form: str, force: bool) -> None:
         import altair  # noqa: F401 - whether it is there
         import jinja2  # noqa: F401
         import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            f"charts need {error.name}, which is not installed: pip install 'regtrace[report]'; --format md needs nothing more"
+    except Exception as error:  # a library that is there but does not fit its own libraries fails in its own way
+        raise MissingError(
+            f"charts need a library that can't be loaded ({error}): pip install 'regtrace[report]'; "
+            "--format md needs nothing more"
         ) from error
 
 
@@ -112,21 +113,3 @@ def _chosen(options: argparse.Namespace) -> tuple[str, ...]:
     typed = ("--rules", options.rules), ("--config", options.config)
     given = [text for name, value in typed if value is not None for text in (name, str(value))]
     return (*given, *(["--benign"] if options.benign else []))
-
-
-def _write(path: Path, written: bytes, force: bool) -> None:
-    """Create the file; it is gone again if not all of it could be written.
-
-    Raises:
-        TracerError: it can't be created or written.
-    """
-    fd = create_private(path, force)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(written)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        if isinstance(error, OSError):
-            raise ReportError(f"{path} can't be written: {error.strerror}; nothing of it is left") from error
-        raise

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from tracer.errors import CaptureError
+from tracer.errors import OutputError
 from tracer.files import create_private
 
 
@@ -18,7 +18,7 @@ def created(path: Path, force: bool) -> Iterator[BinaryIO]:
     """A new file for writing; where anything fails or interrupts before the end, it is removed.
 
     Raises:
-        CaptureError: it exists (without `force`), or can't be created or written.
+        OutputError: it exists (without `force`), or can't be created or written.
     """
     fd = create_private(path, force)
     try:
@@ -28,5 +28,5 @@ def created(path: Path, force: bool) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             path.unlink()
         if isinstance(error, OSError):
-            raise CaptureError(f"{path} can't be written: {error.strerror}; it was removed again") from error
+            raise OutputError(f"{path} can't be written: {error.strerror}; it was removed again") from error
         raise
