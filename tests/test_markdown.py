@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tests.wholes import HOSTILE, OPTIONS, collected, hostile_capture, mixed
+from tests.made_captures import HOSTILE, OPTIONS, collected, hostile_capture, mixed
 from tracer.commands.reading import collect
 from tracer.events import no_events
 from tracer.pages.content import ROWS_MAX, content_of

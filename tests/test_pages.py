@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.made_captures import collected, days, instant, mixed, short, storm
 from tests.stories import Story
 from tests.traces import START_NS, trace_of_seed
-from tests.wholes import collected, days, instant, mixed, short, storm
 from tracer.clock import ClockOffset
 from tracer.collected import Collected
 from tracer.events import Events, no_events

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from tests.live import PATIENCE_S
+from tests.made_captures import HOSTILE, OPTIONS, capture, days, hostile_capture, instant, mixed, nothing, short, storm
 from tests.stories import LABELS, backing_off
 from tests.test_captures import write
 from tests.test_main import ROOT, Run, assert_one_line, environment
-from tests.wholes import HOSTILE, OPTIONS, capture, days, hostile_capture, instant, mixed, nothing, short, storm
 from tracer.commands.reading import collect
 from tracer.events import EventBatch, Events
 from tracer.header import FORMAT_VERSION, TraceHeader

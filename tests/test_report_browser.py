@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.chromium import Browser, browsing, executable
+from tests.made_captures import HOSTILE, capture, days, hostile_capture, instant, mixed, nothing, short, storm
 from tests.stories import LABELS, backing_off
 from tests.test_report import page_of
-from tests.wholes import HOSTILE, capture, days, hostile_capture, instant, mixed, nothing, short, storm
 from tracer.text import printable
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.made_captures import CLOCK, HOSTILE, collected, mixed
 from tests.stories import LABELS, backing_off
 from tests.test_findings_lines import ONE
-from tests.wholes import CLOCK, HOSTILE, collected, mixed
 from tracer.collected import Collected
 from tracer.events import no_events
 from tracer.findings import FindingState, Severity, Suspect
