@@ -19,6 +19,8 @@ CORE = (
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
     "learner", "watchlist", "collected", "tables",
     *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
+    *(f"imports/{name}" for name in ("bpftrace", "columns", "ends", "formats", "ftrace", "importer", "readings", "selection")),
+    *(f"imports/{name}" for name in ("tcpstates", "tcpstates_csv", "timeline", "window")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
     "discovery/rancher", "discovery/units", "names/records", "names/book", "names/packets", "names/wire", "owners/owner",
