@@ -92,12 +92,13 @@ def _signals(patient: bool) -> Iterator[None]:
     Ctrl-C at `tool | regtrace import -` reaches both, and is meant for the tool: what it still writes is read to its end.
     """
 
-    def first(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
 
-    handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
-    if patient:
-        handlers[signal.SIGINT] = first
+    def first(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, interrupt)
+
+    handlers = {signal.SIGINT: first if patient else interrupt, signal.SIGTERM: interrupt, signal.SIGHUP: interrupt}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -25,7 +25,7 @@ from tracer.imports.readings import (
 
 _WHEN = rb"\[\d{1,5}\] +(?:[^\s:]{4,8} +)?(?P<at>\d{1,10}\.\d{6,9}): +"
 _FTRACE = rb"(?P<comm>.*)-(?P<tid>\d{1,10}) +(?:\( *(?P<tgid>\d{1,10}|-+)\) +)?" + _WHEN
-_PERF = rb"(?P<perf_comm>.*\S|) +(?:(?P<perf_pid>\d{1,10})/ *)?(?P<perf_tid>\d{1,10}) +" + _WHEN.replace(b"<at>", b"<perf_at>")
+_PERF = rb"(?P<perf_comm>.*) +(?:(?P<perf_pid>\d{1,10})/ *)?(?P<perf_tid>\d{1,10}) +" + _WHEN.replace(b"<at>", b"<perf_at>")
 _FIELDS = (
     rb"(?:sock:)?inet_sock_set_state: +family=(?P<family>\S+) protocol=(?P<protocol>\S+) sport=(?P<lport>\d{1,5})"
     rb" dport=(?P<rport>\d{1,5}) saddr=(?P<laddr>\S+) daddr=(?P<raddr>\S+) saddrv6=(?P<laddr6>\S+) daddrv6=(?P<raddr6>\S+)"
@@ -61,7 +61,7 @@ def _transition(found: re.Match[bytes]) -> Reading:
     task = int(tgid or found["tid"] or found["perf_pid"] or found["perf_tid"])
     if local is None or remote is None or before is None or after is None or max(ports) > 0xFFFF or task > 0xFFFF_FFFF:
         return None
-    comm = found["perf_comm"].lstrip() if found["comm"] is None else found["comm"].lstrip()
+    comm = found["perf_comm"].strip(b" ") if found["comm"] is None else found["comm"].lstrip(b" ")
     return Transition(
         before,
         after,

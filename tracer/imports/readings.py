@@ -108,8 +108,8 @@ def state(text: bytes) -> int | None:
 
 
 def comm_of(text: bytes) -> bytes:
-    """A process name, no longer than the kernel's and without what it can't hold."""
-    return text[:_COMM_BYTES].replace(b"\0", b"")
+    """A process name, no longer than the kernel's, and ended where that would end."""
+    return text[:_COMM_BYTES].partition(b"\0")[0]
 
 
 def day_ns(text: bytes) -> int:

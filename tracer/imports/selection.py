@@ -101,4 +101,5 @@ def _add(watched: WatchList, text: str) -> None:
     if named.host is None:
         raise UsageError(f"registry {text!r}: {name!r} is no name: expected NAME=ADDRESS[:PORT]")
     watched.add(named, origin="--registry")
-    watched.change(named.host, str(endpoint.network), True, 0)
+    single = endpoint.network.prefixlen == endpoint.network.max_prefixlen
+    watched.change(named.host, str(endpoint.network.network_address if single else endpoint.network), True, 0)

@@ -35,7 +35,7 @@ _LINE = re.compile(
     % (TIME, SINCE, SKADDR, PID, PORT, PORT, STATE, STATE, MS),
     re.DOTALL,
 )
-_WITH_IP = re.compile(rb"(?P<comm>.*) (?P<ip>[46])", re.DOTALL)
+_WITH_IP = re.compile(rb"(?:(?P<comm>.*) )?(?P<ip>[46])", re.DOTALL)
 _HEADING = re.compile(rb"(?:TIME\S* +)*SKADDR +(?:C-)?PID +(?:C-)?COMM +(?P<ip>IP +)?LADDR .*")
 _GAP_WIDE = 20
 """From the end of the pid to LADDR: 22 columns or more with -w, 18 or fewer without."""
@@ -66,7 +66,7 @@ class TcpstatesText:
         wide = found.start("laddr") - found.end("pid") >= _GAP_WIDE and len(found["pad"]) == len("  ")
         family = b"6" if b":" in found["laddr"] else b"4"
         if self._has_ip or (wide and with_ip["ip"] == family):
-            return with_ip["comm"].rstrip(b" ")
+            return (with_ip["comm"] or b"").rstrip(b" ")
         return comm
 
 
