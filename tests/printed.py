@@ -53,7 +53,7 @@ def clock_text(at_ns: int) -> str:
 def tcpstates(
     events: Events, *, wide: bool = False, csv: bool = False, time: bool = False, since: bool = False, pid_width: int = 5
 ) -> list[bytes]:
-    """bcc's tcpstates; with `pid_width` 7 libbpf-tools', which has no `csv` and no `since`."""
+    """Bcc's tcpstates; with `pid_width` 7 libbpf-tools', which has no `csv` and no `since`."""
     lines = [(_CSV_HEADING if csv else _WIDE_HEADING if wide else _HEADING).encode()]
     for event, local, remote, port, old, new, span_ms in _fields(events):
         at_ns, comm = int(event["ts_ns"]), event["comm"]
@@ -108,7 +108,7 @@ def key_value(events: Events) -> list[bytes]:
     for event, local, remote, port, _, _, _ in _fields(events):
         words = (
             f"ns={event['ts_ns']} sk={event['skaddr']:x} netns={event['netns']} pid={event['pid']} old={event['old_state']} "
-            f"new={event['new_state']} sk_err={event['sk_err']} laddr={local} lport={port} raddr={remote} rport={event['dport']} comm="
+            f"new={event['new_state']} sk_err={event['sk_err']} laddr={local} lport={port} raddr={remote} rport={event['dport']}"
         )
-        lines.append(words.encode() + event["comm"])
+        lines.append(words.encode() + b" comm=" + event["comm"])
     return lines

@@ -34,7 +34,8 @@ _FIELDS = (
 _LINE = re.compile(rb"(?:" + _FTRACE + rb"|" + _PERF + rb")" + _FIELDS, re.DOTALL)
 _OTHER = re.compile(rb"(?:" + _FTRACE + rb"|" + _PERF + rb")" + rb"[\w:.]+: .*", re.DOTALL)
 _NAME = b"inet_sock_set_state: "
-_NO_NAME = b"<...>"  # what ftrace writes where it has not kept the name
+_NO_NAME = re.compile(rb"<\.\.\.>|:-?\d+")
+"""What ftrace and perf write where they have not kept the name."""
 
 
 class FtraceText:
@@ -70,7 +71,7 @@ def _transition(found: re.Match[bytes]) -> Reading:
         remote,
         ports[1],
         pid=task,
-        comm=b"" if comm == _NO_NAME else comm_of(comm),
+        comm=b"" if _NO_NAME.fullmatch(comm) else comm_of(comm),
         at_ns=decimal_ns(found["at"] or found["perf_at"]),
         exact_ns=MICROSECOND_NS,
     )
