@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import printed
@@ -102,6 +102,7 @@ def test_true_output_opens_connections_without_a_port_and_closes_them_with_one(p
 
 
 @pytest.mark.parametrize("name", PRINTERS)
+@settings(max_examples=30)
 @given(comm=names, pid=st.integers(0, 4_194_304))
 def test_a_name_that_looks_like_columns_changes_nothing_but_itself(name: str, comm: bytes, pid: int) -> None:
     format_name, print_lines = PRINTERS[name]
@@ -126,6 +127,7 @@ def test_columns_are_told_from_wide_ones_without_their_heading(wide: bool, comm:
 
 
 @pytest.mark.parametrize("each", FORMATS, ids=lambda each: each.name)
+@settings(max_examples=30)
 @given(line=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
 def test_no_line_raises(each: object, line: bytes) -> None:
     for known in FORMATS:
@@ -133,6 +135,7 @@ def test_no_line_raises(each: object, line: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", PRINTERS)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_no_damaged_line_raises(name: str, data: st.DataObject) -> None:
     format_name, print_lines = PRINTERS[name]
