@@ -160,6 +160,13 @@ def test_a_line_without_the_time_that_others_have_is_not_understood() -> None:
     assert importer.misunderstood == 1
 
 
+def test_a_long_beginning_of_other_events_does_not_hide_the_format() -> None:
+    other = [b"  dockerd-55 [001] ..... 46360.852498: sched_switch: prev_comm=a prev_pid=5"] * 5000
+    importer, batches = imported([*other, *printed.ftrace(lives(14))])
+    assert importer.misunderstood == 0
+    assert len(events_of(batches)) == len(lives(14))
+
+
 def test_out_of_order_lines_are_put_in_order() -> None:
     lines = printed.key_value(lives(10))
     shuffled = list(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tracer.imports.bpftrace import BpftraceText
@@ -51,12 +51,11 @@ def format_named(name: str) -> Format:
     return next(each for each in FORMATS if each.name == name)
 
 
-def told(lines: Sequence[bytes], among: Iterable[Format] = FORMATS) -> Format | None:
-    """The format that understands most of the first lines; None: none does any."""
-    best, most = None, 0
-    for each in among:
-        parser = each.parser()
-        count = sum(isinstance(parser.parse(line), Transition) for line in lines[:_LOOKED_AT])
-        if count > most:
-            best, most = each, count
-    return best
+def told(lines: Sequence[bytes], among: Sequence[Format] = FORMATS) -> Format | None:
+    """The format that understands most of the first lines that any understands; None: none does any."""
+    for start in range(0, len(lines), _LOOKED_AT):
+        some = lines[start : start + _LOOKED_AT]
+        counts = [sum(isinstance(found, Transition) for found in map(each.parser().parse, some)) for each in among]
+        if any(counts):
+            return among[counts.index(max(counts))]
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -123,7 +124,8 @@ class Importer:
             return
         self._parser = self.format.parser()
         sampler = self.format.parser()
-        sample = [found for line in lines[:_SAMPLE] if isinstance(found := sampler.parse(line), Transition)]
+        found = map(sampler.parse, lines)
+        sample = list(islice((each for each in found if isinstance(each, Transition)), _SAMPLE))
         self._clock = clock_of(sample)
         exact_ns = max((each.exact_ns for each in sample if self._clock.shown_by(each)), default=0)
         self._timeline = Timeline(self._clock, exact_ns)
