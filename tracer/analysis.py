@@ -86,6 +86,8 @@ class Analysis:
         endpoints: dict[int, str],
         settings: RuleSettings | None = None,
         roles: dict[int, Role] | None = None,
+        *,
+        loss_known: bool = True,
     ) -> None:
         """Begin a trace.
 
@@ -95,6 +97,7 @@ class Analysis:
             endpoints: labels by endpoint id that are known already.
             settings: which rules to run and how; None runs none.
             roles: of endpoints by id, as a capture says them; settings win, then this, then what the name says.
+            loss_known: the source says what it lost; False: anything may be missing at any time.
         """
         self.endpoints: dict[int, str] = {}
         self.known: dict[int, EndpointFact] = {}
@@ -107,7 +110,10 @@ class Analysis:
         self.churn = ChurnCounter()
         self._source = source
         self._resolution_ns = resolution_ns
+        self._loss_known = loss_known
         self._tracker = ConnectionTracker()
+        if not loss_known:
+            self._tracker.note_loss()
         self._lifetimes = Lifetimes()
         self._cadence = CadenceTracker()
         self._totals: dict[int, _Totals] = {}
@@ -122,6 +128,7 @@ class Analysis:
         self._last_ns = -1
         self._reached_ns = -1
         view = View(source, resolution_ns, self.endpoints, self._roles, self._tracker.open_where)
+        view.loss_known = loss_known
         self._view = view
         self._engine = Engine(settings.rules() if settings is not None else (), view)
 
@@ -318,6 +325,7 @@ class Analysis:
             self._counted,
             self._kernel,
             tuple(self._unresolved()),
+            self._loss_known,
         )
 
     def _unresolved(self) -> Iterator[str]:

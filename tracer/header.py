@@ -28,6 +28,7 @@ class TraceHeader:
         endpoints: label by endpoint id, as known at the start.
         version: of the regtrace that took it.
         settings: what influenced the recording, as text by name.
+        loss_known: the source says what it lost; False: it may have lost events without a word, as imported tools do.
     """
 
     source: str
@@ -39,6 +40,7 @@ class TraceHeader:
     endpoints: dict[int, str] = field(default_factory=dict)
     version: str = __version__
     settings: dict[str, str] = field(default_factory=dict)
+    loss_known: bool = True
 
     def roles(self) -> dict[int, Role]:
         """What endpoints are for, by id, as the settings say; what can't be understood is left out."""

@@ -28,6 +28,20 @@ BINARY = ("parquet", "perfetto")
 """Those that no terminal shows."""
 TABLES = ("connections", "transitions", "findings")
 """What there are tables of."""
+IMPORT_FORMATS = (
+    "auto",
+    "tcpstates",
+    "tcpstates-csv",
+    "ftrace",
+    "bpftrace",
+)  # tracer.imports.formats.FORMATS, without importing it
+_IMPORT_GRAMMAR = """\
+  ns=N                          boottime or uptime in ns; or time=SECONDS.FRACTION, or time=HH:MM:SS[.FRACTION]
+  sk=HEX                        address of the socket (skaddr); without it connections are told apart by their ends
+  old=STATE new=STATE           numbers, or names with or without TCP_ (oldstate, newstate)
+  laddr= lport= raddr= rport=   (saddr, sport, daddr, dport)
+  pid= cgroup= netns= sk_err=   numbers, where they are known
+  comm=NAME                     last in its line: all that follows is the name"""
 _EPILOG = (
     "Exit codes: 0 fine, 1 failed, 2 usage, 3 a critical finding was open (with --fail-on-finding), "
     "130 interrupted before anything was seen."
@@ -86,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="show the cause of an error")
         return command
 
-    for define in (_watch, _record, _replay, _show, _report, _diff, _export, _rules, _doctor, _demo):
+    for define in (_watch, _record, _replay, _show, _report, _diff, _export, _import, _rules, _doctor, _demo):
         define(add)
     return parser
 
@@ -189,6 +203,46 @@ def _report(add: Add) -> None:
     report.add_argument("--title", metavar="TEXT", help="heading of the report")
     report.add_argument("--force", action="store_true", help="replace an existing file")
     _add_rule_options(report)
+
+
+def _import(add: Add) -> None:
+    command = add("import", "Make a capture out of what tcpstates, ftrace, perf script or a program for bpftrace has printed.")
+    command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="text to read; - for standard input")
+    command.add_argument("-o", "--output", type=Path, metavar="TRACE", help="file to create: .arrows or .jsonl")
+    command.add_argument("--force", action="store_true", help="replace an existing file")
+    command.add_argument(
+        "--from",
+        dest="format",
+        choices=IMPORT_FORMATS,
+        default="auto",
+        help="what the lines are (default: told by what they say)",
+    )
+    command.add_argument(
+        "--registry",
+        action="append",
+        default=[],
+        metavar="SPEC",
+        help="IP[:PORT], CIDR[:PORT], [v6]:PORT, or NAME=ADDRESS[:PORT] to call it by its name (no look-ups); repeatable",
+    )
+    command.add_argument(
+        "--port",
+        action="append",
+        default=[],
+        type=_port,
+        metavar="N",
+        help="every remote address at this port is an endpoint; repeatable; default, without --registry: 443, 80, 5000",
+    )
+    command.add_argument("--program", action="store_true", help="print a program for bpftrace that writes such lines, and end")
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.epilog = (
+        f"Lines of key=value, divided by spaces, as the program of --program prints them:\n{_IMPORT_GRAMMAR}\n\n{_EPILOG}"
+    )
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: expected 1..65535")
+    return int(text)
 
 
 def _rules(add: Add) -> None:

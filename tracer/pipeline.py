@@ -184,7 +184,9 @@ def run_replay(
     Raises:
         TracerError: the trace is corrupt, or a listener failed.
     """
-    analysis = Analysis(header.source, header.resolution_ns, header.endpoints, settings, header.roles())
+    analysis = Analysis(
+        header.source, header.resolution_ns, header.endpoints, settings, header.roles(), loss_known=header.loss_known
+    )
     for listener in listeners:
         listener.start(header)
     pace = None if speed is None else _Pace(speed)

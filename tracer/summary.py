@@ -90,7 +90,8 @@ class Summary:
     transitions; without loss, the kernel did not show them to the program. `findings`: those that are open; `episodes`: how
     many there were in all. `abstained`: rules that could not judge, and why. `opened`, `counted`: connections that a polling
     source saw open, and how many the kernel counted. `kernel`: its own totals; None: they were not looked at. `unresolved`:
-    endpoints whose names have no address, so that nothing can be seen of them.
+    endpoints whose names have no address, so that nothing can be seen of them. `loss_known`: the source says what it lost;
+    otherwise `lost` is the least that is missing.
     """
 
     source: str
@@ -114,6 +115,7 @@ class Summary:
     counted: int = 0
     kernel: KernelSpan | None = None
     unresolved: tuple[str, ...] = ()
+    loss_known: bool = True
 
     @property
     def coverage(self) -> float | None:
@@ -122,4 +124,4 @@ class Summary:
             return None
         if self.counted:
             return self.opened / self.counted
-        return 1.0 if self.source == "ebpf" and not self.lost and not self.gaps else None
+        return 1.0 if self.source == "ebpf" and self.loss_known and not self.lost and not self.gaps else None

@@ -77,7 +77,8 @@ def _metadata(header: TraceHeader) -> dict[str, str]:
         "states": json.dumps(dict(enumerate(STATE_NAMES))),
         "flags": json.dumps({flag.name: flag.value for flag in EventFlag}),
     }
-    return {_PREFIX + name: value for name, value in (plain | clock).items()}
+    loss = {} if header.loss_known else {"loss_known": "false"}
+    return {_PREFIX + name: value for name, value in (plain | clock | loss).items()}
 
 
 class ArrowTraceWriter:
@@ -290,6 +291,7 @@ class ArrowTrace:
                 endpoints=dict(endpoints_of(json.loads(data[_PREFIX + "endpoints"]))),
                 version=data[_PREFIX + "version"],
                 settings={str(key): str(value) for key, value in json.loads(data[_PREFIX + "settings"]).items()},
+                loss_known=data.get(_PREFIX + "loss_known") != "false",
             )
         except (KeyError, ValueError, AttributeError, RecursionError) as error:
             raise CaptureError(f"{self._name} is corrupt: its header can't be read ({error!r})") from error

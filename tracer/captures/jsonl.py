@@ -124,6 +124,7 @@ class JsonTrace:
                 endpoints={number: label for label, number in self._numbers.items()},
                 version=str(first.get("version") or ""),
                 settings={str(key): str(value) for key, value in (first.get("settings") or {}).items()},
+                loss_known=first.get("loss_known") is not False,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._wrong(f"the start line can't be read: {error}") from error

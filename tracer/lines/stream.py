@@ -31,6 +31,7 @@ def start_line(header: TraceHeader) -> str:
             "endpoints": [{"id": number, "endpoint": label} for number, label in header.endpoints.items()],
             "settings": header.settings,
         }
+        | ({} if header.loss_known else {"loss_known": False})
     )
 
 

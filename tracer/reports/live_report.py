@@ -21,6 +21,7 @@ from tracer.reports.text_report import (
     coverage_text,
     finding_texts,
     learnt_texts,
+    lost_text,
     owner_texts,
     start_text,
     summary_texts,
@@ -101,7 +102,7 @@ class LiveReport:
 
 
 def _head(summary: Summary) -> Text:
-    head = f"source {summary.source}  transitions {summary.events}  lost {summary.lost}  {coverage_text(summary)}"
+    head = f"source {summary.source}  transitions {summary.events}  {lost_text(summary)}  {coverage_text(summary)}"
     head += f"  connections {summary.connections}"
     return Text(printable(head), style="bold red" if summary.lost else "bold")
 

@@ -152,7 +152,10 @@ class Engine:
             reason = self._unable(rule)
             if reason is None and rule.id in self._withheld:
                 withheld = self._withheld[rule.id]
-                reason = f"events or connections were missed: {withheld} sightings that rest on what was not seen were withheld"
+                missed = "were" if self._view.loss_known else "may have been"
+                reason = (
+                    f"events or connections {missed} missed: {withheld} sightings that rest on what was not seen were withheld"
+                )
             if reason is not None:
                 found.append((rule.id, reason))
         if self.suppressed:

@@ -59,6 +59,7 @@ class View:
         labels: endpoint label by id.
         roles: role by endpoint id, those that are known.
         learnt: endpoints that were in no list, by id: nobody said what they are for.
+        loss_known: the source says what it lost; False: anything may be missing at any time.
         now_ns: boottime of this tick.
         since_ns: boottime of the first event; -1 before it.
         cell: number of the engine's cell that is being observed: what is counted by time is counted by it, so that it does
@@ -87,6 +88,7 @@ class View:
         self.labels = labels
         self.roles = roles
         self.learnt: set[int] = set()
+        self.loss_known = True
         self.now_ns = -1
         self.since_ns = -1
         self.cell = -1
@@ -129,8 +131,8 @@ class View:
         return sum(lost for lost, _, until_ns in self._losses if until_ns > since_ns)
 
     def blind(self, since_ns: int) -> bool:
-        """Whether something may have been missed since then: events were lost, or nobody was looking for a while."""
-        return any(until_ns > since_ns for _, _, until_ns in self._losses)
+        """Whether something may have been missed since then: events were lost, or nobody knows, or was looking, for a while."""
+        return not self.loss_known or any(until_ns > since_ns for _, _, until_ns in self._losses)
 
     def note_census(self, opened: int, counted: int, at_ns: int) -> None:
         """So many connections were seen to open since the last time, of so many that there were."""
