@@ -287,3 +287,22 @@ def test_what_was_open_before_is_not_told_from_what_was_lost() -> None:
         Analysis("ebpf", 1, {}, loss_known=each).feed(EventBatch(events, "ebpf", 1)).ended for each in (True, False)
     )
     assert (known["preexisting"].tolist(), unknown["preexisting"].tolist()) == ([1], [-1])
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["show"], "loss unknown, coverage unknown"),
+        (["report", "-o", "-", "--format", "md"], "does not say what it lost"),
+        (["diff"], "LOSS UNKNOWN"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_who_looks_at_an_import_is_told_that_nobody_knows_what_was_lost(
+    run: Run, tmp_path: Path, command: list[str], said: str
+) -> None:
+    trace = tmp_path / "trace.arrows"
+    run("import", str(SAMPLES[0]), "-o", str(trace))
+    name, *options = command
+    done = run(name, str(trace), *([str(trace)] if name == "diff" else []), *options)
+    assert said in done.stdout

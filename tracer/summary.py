@@ -118,6 +118,18 @@ class Summary:
     loss_known: bool = True
 
     @property
+    def lost_at_least(self) -> int | None:
+        """Events that were lost, or the least that are missing; None: nobody knows of any, nor that there were none."""
+        return self.lost if self.loss_known or self.lost else None
+
+    @property
+    def lost_text(self) -> str:
+        """The same in words."""
+        if self.loss_known:
+            return f"{self.lost} lost"
+        return f"at least {self.lost} lost" if self.lost else "loss unknown"
+
+    @property
     def coverage(self) -> float | None:
         """Share of the connections that were seen: 1 where the source sees all and nothing is missing; None unknown."""
         if any(loss.lost is None for loss in self.losses):  # a time when nobody was looking

@@ -103,7 +103,7 @@ def _nothing_found(collected: Collected) -> str:
     silent = [rule for rule, _ in summary.abstained if rule != "*"]
     if silent:
         return f"{judged}; {count_text(len(silent), 'rule')} could not judge ({', '.join(silent)})."
-    doubts = collected.truncated or summary.lost or summary.gaps or summary.unresolved or summary.losses
+    doubts = collected.truncated or summary.lost or summary.gaps or summary.unresolved or summary.losses or not summary.loss_known
     return f"{judged}, as far as they were seen." if doubts else f"{judged}; every rule could judge."
 
 
@@ -203,6 +203,8 @@ def _losses(summary: Summary, header: TraceHeader) -> list[str]:
         told.append(f"Events lost in {left}; {count_text(summary.lost, 'event')} in all.")
     if summary.lost and not summary.losses:
         told.append(f"{count_text(summary.lost, 'event')} lost: counts are too low.")
+    if not summary.loss_known:
+        told.append("What took the trace does not say what it lost: anything may be missing.")
     return told
 
 

@@ -13,6 +13,7 @@ def about(collected: Collected) -> dict[str, str]:
     sources = dict.fromkeys((header.source, summary.source))
     blind = sum(loss.lost is None for loss in summary.losses)
     clock = header.clock
+    lost = "unknown" if summary.lost_at_least is None else str(summary.lost_at_least)
     return {
         "version": __version__,
         "recorded_by": header.version,
@@ -25,7 +26,7 @@ def about(collected: Collected) -> dict[str, str]:
         "clock_error_ns": str(clock.error_ns) if clock else "unknown",
         "transitions": str(summary.events),
         "connections": str(summary.connections),
-        "lost": f"{summary.lost}, and what was in {blind} intervals in which nobody looked" if blind else str(summary.lost),
+        "lost": f"{lost}, and what was in {blind} intervals in which nobody looked" if blind else lost,
         "gaps": str(summary.gaps),
         "coverage": "unknown" if summary.coverage is None else str(rounded(summary.coverage)),
         "truncated": collected.truncated or "no",

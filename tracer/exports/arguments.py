@@ -138,7 +138,8 @@ def _suspect(suspect: Suspect) -> dict[str, Any]:
 def trace_name(collected: Collected) -> str:
     """What holds for all of it, in a few words."""
     summary = collected.summary
-    parts = [summary.source, f"{summary.connections} connections", f"{summary.lost or 'no'} events lost"]
+    lost = f"{summary.lost or 'no'} events lost" if summary.loss_known else summary.lost_text
+    parts = [summary.source, f"{summary.connections} connections", lost]
     return ", ".join(parts + (["truncated"] if collected.truncated else []))
 
 

@@ -123,7 +123,7 @@ def _side(side: Side) -> dict[str, Any]:
         "connections": len(side.rows),
         "visits": int(side.block.max(initial=-1)) + 1,
         "span_ns": side.span_ns if summary.first_ns >= 0 else None,
-        "lost": summary.lost,
+        "lost": summary.lost_at_least,
         "gaps": summary.gaps,
         "coverage": rounded(summary.coverage),
         "truncated": side.collected.truncated,

@@ -25,7 +25,7 @@ def summary_line(summary: Summary, clock: ClockOffset | None, truncated: str | N
             "source": summary.source,
             "resolution_ns": summary.resolution_ns,
             "events": summary.events,
-            "lost": summary.lost if summary.loss_known else or_none(summary.lost or -1),
+            "lost": summary.lost_at_least,
             "gaps": summary.gaps,
             "losses": [{"lost": loss.lost, "since_ns": loss.since_ns, "until_ns": loss.until_ns} for loss in summary.losses],
             "connections": summary.connections,

@@ -238,7 +238,7 @@ def _about(collected: Collected, span: Span | None, name: str) -> tuple[tuple[st
             "Source",
             f"{printable(summary.source)}, times exact to {duration_text(summary.resolution_ns)}; {printable(header.why)}",
         ),
-        ("Events", f"{summary.events:,} transitions, {summary.lost:,} lost"),
+        ("Events", f"{summary.events:,} transitions, {summary.lost_text}"),
         ("Watched", watched or "no endpoint named"),
         ("Recorded by", f"regtrace {printable(header.version)}"),
     )

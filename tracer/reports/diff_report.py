@@ -84,6 +84,8 @@ def _side(label: str, name: str, side: Side) -> Iterator[str]:
         yield f"{label}  INCOMPLETE  {side.collected.truncated}"
     if summary.lost:
         yield f"{label}  LOST  {summary.lost} events in {len(summary.losses)} interval(s): its counts are too low"
+    if not summary.loss_known:
+        yield f"{label}  LOSS UNKNOWN  what took it does not say what it lost"
     if summary.gaps:
         yield f"{label}  GAPS  {summary.gaps} connections with missing transitions: they are left out where that matters"
 

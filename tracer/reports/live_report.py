@@ -21,7 +21,6 @@ from tracer.reports.text_report import (
     coverage_text,
     finding_texts,
     learnt_texts,
-    lost_text,
     owner_texts,
     start_text,
     summary_texts,
@@ -102,7 +101,7 @@ class LiveReport:
 
 
 def _head(summary: Summary) -> Text:
-    head = f"source {summary.source}  transitions {summary.events}  {lost_text(summary)}  {coverage_text(summary)}"
+    head = f"source {summary.source}  transitions {summary.events}  {summary.lost_text}  {coverage_text(summary)}"
     head += f"  connections {summary.connections}"
     return Text(printable(head), style="bold red" if summary.lost else "bold")
 

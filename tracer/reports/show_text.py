@@ -58,7 +58,7 @@ def head_texts(collected: Collected, name: str) -> list[str]:
     host = f", taken on {printable(header.host)}" if header.host else ""
     return [
         f"{printable(name)}{host}; source {printable(summary.source)}, times exact to {duration_text(summary.resolution_ns)}",
-        f"{summary.events} transitions, {summary.lost} lost, {coverage_text(summary)}",
+        f"{summary.events} transitions, {summary.lost_text}, {coverage_text(summary)}",
         *warning_texts(collected.summary, collected.truncated),
     ]
 

@@ -265,13 +265,6 @@ def coverage_text(summary: Summary) -> str:
     return "every transition seen" if summary.coverage == 1.0 else "coverage unknown"
 
 
-def lost_text(summary: Summary) -> str:
-    """How much was lost, in words."""
-    if summary.loss_known:
-        return f"{summary.lost} lost"
-    return f"at least {summary.lost} lost" if summary.lost else "loss unknown"
-
-
 def kernel_text(span: KernelSpan) -> str:
     """The sockets of the host (of this network namespace), to any address, and what went wrong meanwhile."""
 
@@ -306,7 +299,7 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
     """The whole trace in a few lines, loss first."""
     lines = ["", *warning_texts(summary, truncated)]
     lines.append(
-        f"source {printable(summary.source)}, {summary.events} transitions, {lost_text(summary)}, {coverage_text(summary)}; "
+        f"source {printable(summary.source)}, {summary.events} transitions, {summary.lost_text}, {coverage_text(summary)}; "
         f"{summary.connections} connections, {summary.open} still open"
     )
     if summary.kernel is not None:
