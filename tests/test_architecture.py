@@ -18,6 +18,8 @@ CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
     "learner", "watchlist", "collected", "tables",
+    *(f"screen/{name}" for name in ("controls", "gauges", "journal", "keys", "matching", "moments", "numbers", "picture")),
+    "screen/sparkline",
     *(f"lines/{name}" for name in ("connections", "findings", "stream", "summary", "transitions", "values")),
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",

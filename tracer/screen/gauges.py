@@ -1,0 +1,187 @@
+"""Gauges: what the live view shows of each endpoint, as arrays, read from an analysis at a moment. Pure.
+
+Counts per second are of whole seconds, so that nothing grows while it is looked at. Rates are means of the last RATE_S seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.analysis import Analysis
+from tracer.churn import BIN_NS, SIDES
+from tracer.events import N_STATES, TcpState
+from tracer.roles import Role
+from tracer.rows import Connections
+
+HISTORY_S = 60
+RATE_S = 10
+"""Long enough for a client that comes every few seconds to have a rate, short enough to see it stop."""
+STAGES = ("established", "opening", "closing")
+"""Of an open connection: established; SYN_SENT and SYN_RECV; all states after ESTABLISHED."""
+_OPENING = (TcpState.SYN_SENT, TcpState.SYN_RECV, TcpState.NEW_SYN_RECV)
+_STAGE_BY_STATE = np.full(N_STATES, 2, np.intp)
+_STAGE_BY_STATE[TcpState.ESTABLISHED] = 0
+_STAGE_BY_STATE[list(_OPENING)] = 1
+COUNTERS = ("bytes_received", "bytes_acked", "retransmits")
+
+
+@dataclass(frozen=True)
+class Gauges:
+    """What is known of each endpoint, shape (n_endpoints,) each, n_endpoints in the same order.
+
+    Attributes:
+        endpoint_id: int64.
+        label, role: str objects; as they are in the trace, not yet safe for a terminal.
+        stages: int64, shape (n_endpoints, 3): connections that are open now, by STAGES.
+        opens: int64, shape (n_endpoints, HISTORY_S): opened in each of the last seconds, the latest last.
+        closes: int64, shape (n_endpoints, HISTORY_S, len(SIDES)): closed, by side.
+        opens_per_s, closes_per_s: float64, nan unknown (the trace has lasted less than a second).
+        sides: int64, shape (n_endpoints, len(SIDES)): closed in the last RATE_S seconds.
+        p50_ns, p99_ns: int64, lifetimes since the start of the trace; -1 where none has ended.
+        moved_per_s: float64, shape (n_endpoints, 3): COUNTERS, a second; nan unknown.
+    """
+
+    endpoint_id: NDArray[np.int64]
+    label: NDArray[np.object_]
+    role: NDArray[np.object_]
+    stages: NDArray[np.int64]
+    opens: NDArray[np.int64]
+    closes: NDArray[np.int64]
+    opens_per_s: NDArray[np.float64]
+    closes_per_s: NDArray[np.float64]
+    sides: NDArray[np.int64]
+    p50_ns: NDArray[np.int64]
+    p99_ns: NDArray[np.int64]
+    moved_per_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.endpoint_id)
+
+    def take(self, index: NDArray[np.intp]) -> Gauges:
+        """Those endpoints, in that order."""
+        return Gauges(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+class _Baseline:
+    """What connections had moved before they were seen first, and what is therefore nobody's of the last seconds.
+
+    A connection that was open before the trace is first sampled with all that it ever received. It is left out up to there.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[int, int], NDArray[np.int64]] = {}  # (skaddr, first_seen_ns) -> COUNTERS, -1 not yet known
+        self._ended: dict[int, NDArray[np.int64]] = {}  # by endpoint id, of those that ended
+
+    def of_ended(self, rows: Connections) -> None:
+        """Keep what connections that ended had moved before."""
+        for row in rows[rows["preexisting"] != 0]:
+            known = self._before.pop((int(row["skaddr"]), int(row["first_seen_ns"])), np.full(len(COUNTERS), -1, np.int64))
+            counted = np.array([row[name] for name in COUNTERS], np.int64)
+            before = np.where(counted >= 0, np.where(known >= 0, known, counted), 0)  # what is not known is in no sum
+            endpoint_id = int(row["endpoint_id"])
+            self._ended[endpoint_id] = self._ended.get(endpoint_id, np.zeros(len(COUNTERS), np.int64)) + before
+
+    def total(self, columns: dict[str, NDArray[np.int64]]) -> dict[int, NDArray[np.int64]]:
+        """By endpoint id, of those that ended and those that are open."""
+        found = {endpoint_id: before.copy() for endpoint_id, before in self._ended.items()}
+        old = np.flatnonzero(columns["preexisting"] != 0)
+        values = np.stack([columns[name][old] for name in COUNTERS], axis=1)
+        keys = zip(columns["skaddr"][old].tolist(), columns["first_seen_ns"][old].tolist(), strict=True)
+        for key, endpoint_id, counted in zip(keys, columns["endpoint_id"][old].tolist(), values, strict=True):
+            known = self._before.get(key)
+            known = self._before[key] = counted if known is None else np.where(known >= 0, known, counted)
+            before = np.where(counted >= 0, known, 0)
+            found[endpoint_id] = found.get(endpoint_id, np.zeros(len(COUNTERS), np.int64)) + before
+        return found
+
+
+class Meter:
+    """Reads gauges; remembers what it needs for the rates of what the analysis only sums up."""
+
+    def __init__(self) -> None:
+        self._baseline = _Baseline()
+        self._sums: deque[tuple[int, dict[int, NDArray[np.int64]]]] = deque()  # (when, COUNTERS by endpoint id)
+
+    def ended(self, rows: Connections) -> None:
+        """Hear of connections that ended, before the next reading."""
+        self._baseline.of_ended(rows)
+
+    def read(self, analysis: Analysis, now_ns: int) -> Gauges:
+        """The gauges of all endpoints that are known, at a boottime."""
+        columns = analysis.open_columns("endpoint_id", "last_state", "skaddr", "first_seen_ns", "preexisting", *COUNTERS)
+        series = analysis.churn.series(now_ns, HISTORY_S) if now_ns >= 0 else {}
+        ids = sorted({*analysis.endpoints, *series, *np.unique(columns["endpoint_id"]).tolist()})
+        counts = np.stack([series.get(number, _NOTHING) for number in ids]) if ids else np.zeros((0, *_NOTHING.shape), np.int64)
+        opens, closes = counts[:, :, 0], counts[:, :, 1:]
+        seconds = min(RATE_S, _whole_seconds(analysis.first_ns, now_ns))
+        sides = closes[:, HISTORY_S - seconds :].sum(axis=1)
+        lives = [analysis.lifetime(number) for number in ids]
+        return Gauges(
+            np.array(ids, np.int64),
+            np.array([analysis.endpoints.get(number, f"endpoint {number}") for number in ids], object),
+            np.array([_role_text(analysis.roles.get(number, Role.UNKNOWN)) for number in ids], object),
+            _stages(columns, ids),
+            opens,
+            closes,
+            _per_s(opens[:, HISTORY_S - seconds :].sum(axis=1), seconds),
+            _per_s(sides.sum(axis=1), seconds),
+            sides,
+            np.array([life.p50_ns if life else -1 for life in lives], np.int64),
+            np.array([life.p99_ns if life else -1 for life in lives], np.int64),
+            self._moved_per_s(analysis, columns, ids, now_ns),
+        )
+
+    def _moved_per_s(
+        self, analysis: Analysis, columns: dict[str, NDArray[np.int64]], ids: list[int], now_ns: int
+    ) -> NDArray[np.float64]:
+        """Shape (n_endpoints, 3): the difference to RATE_S ago, or as long ago as there is."""
+        now = self._moved(analysis, columns, ids)
+        while len(self._sums) > 1 and self._sums[1][0] <= now_ns - RATE_S * BIN_NS:
+            self._sums.popleft()
+        rates = np.full((len(ids), len(COUNTERS)), np.nan)
+        if self._sums and now_ns > self._sums[0][0]:
+            then_ns, then = self._sums[0]
+            for row, number in enumerate(ids):
+                grown = now[number] - then.get(number, np.zeros(len(COUNTERS), np.int64))
+                # A sum shrinks where a connection is lost sight of: nobody knows what was moved meanwhile.
+                rates[row] = np.where(grown >= 0, grown / (now_ns - then_ns) * 1e9, np.nan)
+        if now_ns >= 0 and not (self._sums and now_ns <= self._sums[-1][0]):
+            self._sums.append((now_ns, now))
+        return rates
+
+    def _moved(self, analysis: Analysis, columns: dict[str, NDArray[np.int64]], ids: list[int]) -> dict[int, NDArray[np.int64]]:
+        """COUNTERS of each endpoint since the start."""
+        place = np.searchsorted(ids, columns["endpoint_id"])
+        sums = np.array([analysis.ended_sums(number) for number in ids], np.int64).reshape(len(ids), len(COUNTERS))
+        sums = np.maximum(sums, 0)
+        for index, name in enumerate(COUNTERS):
+            known = np.maximum(columns[name], 0)
+            sums[:, index] += np.bincount(place, known, minlength=len(ids)).astype(np.int64)
+        before = self._baseline.total(columns)
+        return {number: sums[row] - before.get(number, 0) for row, number in enumerate(ids)}
+
+
+_NOTHING = np.zeros((HISTORY_S, 1 + len(SIDES)), np.int64)
+
+
+def _whole_seconds(first_ns: int, now_ns: int) -> int:
+    """Whole seconds of the trace that are over, not counting the one in which it began."""
+    return max(0, now_ns // BIN_NS - first_ns // BIN_NS) if first_ns >= 0 else 0
+
+
+def _per_s(counts: NDArray[np.int64], seconds: int) -> NDArray[np.float64]:
+    return counts / seconds if seconds else np.full(len(counts), np.nan)
+
+
+def _role_text(role: Role) -> str:
+    return "" if role is Role.UNKNOWN else role.value
+
+
+def _stages(columns: dict[str, NDArray[np.int64]], ids: list[int]) -> NDArray[np.int64]:
+    place = np.searchsorted(ids, columns["endpoint_id"])
+    codes = place * len(STAGES) + _STAGE_BY_STATE[columns["last_state"]]
+    return np.bincount(codes, minlength=len(ids) * len(STAGES)).reshape(len(ids), len(STAGES))
