@@ -89,9 +89,9 @@ def connection_lines(picture: Picture, width: int, height: int) -> list[Text]:
     table = Table(_COLUMNS, width)
     owners = owner_texts(rows, picture.owners)
     labels = [printable(picture.labels.get(number, f"endpoint {number}")) for number in rows["endpoint_id"].tolist()]
-    some = "" if picture.open_matching <= len(rows) else f"OLDEST {len(rows)} OF "
+    count = picture.open_matching
     return [
-        table.header(f"{some}{picture.open_matching} OPEN"),
+        table.header(f"OLDEST OF {count}" if count > len(rows) else f"{count} OPEN"),
         *(
             table.line(_Row(row, owner, label, max(picture.now_ns, 0)))
             for row, owner, label in zip(rows, owners, labels, strict=True)

@@ -11,13 +11,16 @@ from rich.text import Text
 from tracer.screen.connections import connection_lines
 from tracer.screen.controls import Controls
 from tracer.screen.endpoints import endpoint_lines
-from tracer.screen.findings import finding_lines
+from tracer.screen.findings import SHOWN, finding_lines
 from tracer.screen.gauges import RATE_S
 from tracer.screen.log import log_lines
 from tracer.screen.picture import Picture
 from tracer.screen.status import Session, status_line
 from tracer.screen.table import plain_line
 
+_FINDING_SHARE = 0.55
+_ONE_FINDING = 9
+"""Lines that one takes with all that is said of it."""
 _ENDPOINT_SHARE = 0.6
 """Of what findings leave, endpoints take no more while there is something to be said below them."""
 _BELOW = 4
@@ -66,9 +69,10 @@ def frame(picture: Picture, session: Session, controls: Controls, width: int, he
 
 
 def _for_findings(picture: Picture, room: int) -> int:
-    """All but what the endpoints need for their titles and a few rows, and at least a line for each finding."""
+    """About half, and what endpoints need not; at least a line for each finding, and one for how many more there are."""
     endpoints = min(2 + 2 * len(picture.gauges), _BELOW + 2)
-    return max(room - endpoints, min(room, len(picture.headline.findings)))
+    most = min(room - endpoints, max(int(room * _FINDING_SHARE), _ONE_FINDING))
+    return max(most, min(room, len(picture.headline.findings), SHOWN + 1))
 
 
 def _for_endpoints(room: int, below: bool) -> int:

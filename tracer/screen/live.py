@@ -69,7 +69,7 @@ class LiveReport:
         """Say what is watched."""
         self._clock = header.clock
         for line in start_text(header):
-            self._console.print(Text(line))
+            self._console.print(Text(line), soft_wrap=True)
         self._started_s = self._drawn_s = time.monotonic()
 
     def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
@@ -141,9 +141,9 @@ class LiveReport:
         for finding in self._findings.values():
             said = replace(finding, state=FindingState.OPEN) if finding.state is FindingState.UPDATE else finding
             for text in finding_texts(said, analysis.endpoints, self._clock):
-                self._console.print(Text(text))
+                self._console.print(Text(text), soft_wrap=True)
         for line in summary_texts(analysis.summary(), truncated):
-            self._console.print(Text(line))
+            self._console.print(Text(line), soft_wrap=True)
 
     def _keep(self, finding: Finding) -> None:
         """The last word on an episode; of too many the oldest are forgotten, those that are over first."""

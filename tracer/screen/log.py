@@ -52,7 +52,7 @@ def _trouble(ended: _Ended) -> str:
 _ENDED: tuple[Column[_Ended], ...] = (
     Column("LAST ENDED", lambda ended, _: ended.at, 12, 99),
     Column("BY", lambda ended, _: REASON_NAMES[ended.row["close_reason"]], 11, 90, style=_trouble),
-    Column("OWNER", lambda ended, _: ended.owner, 16, 70, most=48),
+    Column("OWNER", lambda ended, _: ended.owner, 15, 85, most=48),
     Column("ENDPOINT", lambda ended, _: ended.endpoint, 12, 60, most=40),
     Column("LIFE", _life, 6, 80, right=True),
     Column("CONN", lambda ended, _: life_text(int(ended.row["connect_ns"])), 6, 30, right=True),
