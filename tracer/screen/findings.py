@@ -63,7 +63,7 @@ def _blocks(finding: Finding, width: int) -> Iterator[list[Text]]:
     who = "; ".join(map(suspect_text, finding.suspects[:_SUSPECTS])) or "unknown"
     if len(finding.suspects) > _SUSPECTS:
         who += f"; and {len(finding.suspects) - _SUSPECTS} more"
-    yield _wrapped("who", who, width, 1)
+    yield _wrapped("who", who, width, 2)
     yield _wrapped("do", printable(finding.advice), width, _ADVICE_LINES)
     yield _wrapped("what", printable(finding.summary), width, 2)
     causes = finding.evidence.get("causes")

@@ -19,7 +19,7 @@ from tracer.screen.status import Session, status_line
 from tracer.screen.table import plain_line
 
 _FINDING_SHARE = 0.55
-_ONE_FINDING = 9
+_ONE_FINDING = 10
 """Lines that one takes with all that is said of it."""
 _ENDPOINT_SHARE = 0.6
 """Of what findings leave, endpoints take no more while there is something to be said below them."""

@@ -70,16 +70,18 @@ class _Baseline:
     """What connections had moved before they were seen first, and what is therefore nobody's of the last seconds.
 
     A connection that was open before the trace is first sampled with all that it ever received. It is left out up to there.
+    It is known by its ends: the address of its socket becomes known later.
     """
 
     def __init__(self) -> None:
-        self._before: dict[tuple[int, int], NDArray[np.int64]] = {}  # (skaddr, first_seen_ns) -> COUNTERS, -1 not yet known
+        self._before: dict[tuple[int, int, bytes], NDArray[np.int64]] = {}  # COUNTERS of each, -1 not yet known
         self._ended: dict[int, NDArray[np.int64]] = {}  # by endpoint id, of those that ended
 
     def of_ended(self, rows: Connections) -> None:
         """Keep what connections that ended had moved before."""
         for row in rows[rows["preexisting"] != 0]:
-            known = self._before.pop((int(row["skaddr"]), int(row["first_seen_ns"])), np.full(len(COUNTERS), -1, np.int64))
+            key = (int(row["first_seen_ns"]), int(row["lport"]), row["raddr"].tobytes())
+            known = self._before.pop(key, np.full(len(COUNTERS), -1, np.int64))
             counted = np.array([row[name] for name in COUNTERS], np.int64)
             before = np.where(counted >= 0, np.where(known >= 0, known, counted), 0)  # what is not known is in no sum
             endpoint_id = int(row["endpoint_id"])
@@ -90,7 +92,8 @@ class _Baseline:
         found = {endpoint_id: before.copy() for endpoint_id, before in self._ended.items()}
         old = np.flatnonzero(columns["preexisting"] != 0)
         values = np.stack([columns[name][old] for name in COUNTERS], axis=1)
-        keys = zip(columns["skaddr"][old].tolist(), columns["first_seen_ns"][old].tolist(), strict=True)
+        addresses = map(bytes, columns["raddr"][old])
+        keys = zip(columns["first_seen_ns"][old].tolist(), columns["lport"][old].tolist(), addresses, strict=True)
         for key, endpoint_id, counted in zip(keys, columns["endpoint_id"][old].tolist(), values, strict=True):
             known = self._before.get(key)
             known = self._before[key] = counted if known is None else np.where(known >= 0, known, counted)
@@ -112,7 +115,7 @@ class Meter:
 
     def read(self, analysis: Analysis, now_ns: int) -> Gauges:
         """The gauges of all endpoints that are known, at a boottime."""
-        columns = analysis.open_columns("endpoint_id", "last_state", "skaddr", "first_seen_ns", "preexisting", *COUNTERS)
+        columns = analysis.open_columns(*_COLUMNS)
         series = analysis.churn.series(now_ns, HISTORY_S) if now_ns >= 0 else {}
         ids = sorted({*analysis.endpoints, *series, *np.unique(columns["endpoint_id"]).tolist()})
         counts = np.stack([series.get(number, _NOTHING) for number in ids]) if ids else np.zeros((0, *_NOTHING.shape), np.int64)
@@ -165,6 +168,7 @@ class Meter:
         return {number: sums[row] - before.get(number, 0) for row, number in enumerate(ids)}
 
 
+_COLUMNS = ("endpoint_id", "last_state", "first_seen_ns", "lport", "raddr", "preexisting", *COUNTERS)
 _NOTHING = np.zeros((HISTORY_S, 1 + len(SIDES)), np.int64)
 
 

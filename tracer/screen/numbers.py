@@ -7,6 +7,7 @@ import math
 _BYTES = (("B", 1), ("kB", 10**3), ("MB", 10**6), ("GB", 10**9), ("TB", 10**12))
 _TIMES = (("ns", 1), ("µs", 10**3), ("ms", 10**6), ("s", 10**9))
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
+_LONG_DAYS = 100
 UNKNOWN = "-"
 
 
@@ -43,7 +44,8 @@ def span_text(duration_ns: int) -> str:
         return f"{seconds // _MINUTE_S}m{seconds % _MINUTE_S:02d}s"
     if seconds < _DAY_S:
         return f"{seconds // _HOUR_S}h{seconds % _HOUR_S // _MINUTE_S:02d}m"
-    return f"{seconds // _DAY_S}d{seconds % _DAY_S // _HOUR_S:02d}h"
+    days, rest_s = divmod(seconds, _DAY_S)
+    return f"{days}d{rest_s // _HOUR_S:02d}h" if days < _LONG_DAYS else f"{days}d"
 
 
 def shares(counts: list[int]) -> list[str]:
