@@ -16,6 +16,7 @@ from tests.stories import LABELS, OTHER, REGISTRY, Story, at
 from tests.traces import SECOND, START_NS
 from tracer.analysis import Analysis
 from tracer.events import EventBatch, no_events
+from tracer.facts import AddressFact, EndpointFact
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.owners.owner import OwnerDetail
 from tracer.screen.controls import SORTS, Controls
@@ -43,7 +44,7 @@ def busy_analysis(labels: dict[int, str]) -> tuple[Analysis, Meter, Journal]:
     progress = analysis.feed(batch)
     meter.ended(progress.ended)
     journal.add(batch, progress.ended, analysis, "")
-    journal.remark("LOST 3 events")
+    journal.remark(at(4), "LOST 3 events")
     return analysis, meter, journal
 
 
@@ -127,7 +128,7 @@ def test_advice_is_cut_where_it_is_too_long() -> None:
     text = drawn(busy_picture(1), 60, 40)
     advice = [number for number, line in enumerate(text) if line.startswith("  do ")]
     assert text[advice[0] + 2].endswith("…")
-    assert text[advice[0] + 3].startswith("  what")
+    assert text[advice[0] + 3].startswith("ENDPOINT")
 
 
 def test_what_matters_least_is_left_out_first() -> None:
@@ -244,3 +245,18 @@ def test_gauges_of_nothing_known_are_dashes() -> None:
     assert lines[0].startswith("ebpf  exact to 1ns  lost 0  every transition seen  -")
     assert [line.split()[4:] for line in lines[2:]] == [["-"] * 5] * len(LABELS)
     assert not np.isfinite(picture.gauges.opens_per_s).any()
+
+
+def test_an_endpoint_without_an_address_is_said_to_be_unseen() -> None:
+    analysis = Analysis("ebpf", 1, {})
+    facts = (EndpointFact(1, "a:443"), EndpointFact(2, "b:443"))
+    analysis.feed(EventBatch(no_events(), "ebpf", 1, facts=(*facts, AddressFact(2, "192.0.2.1", True, START_NS))))
+    picture = take_picture(analysis, Meter(), Journal(), Moments(None), -1, "")
+    rows = [line.split()[:3] for line in drawn(picture)[2:]]
+    assert rows == [["UNSEEN", "a:443", "-"], ["b:443", "0", "0"]]
+
+
+def test_rules_that_cannot_judge_are_counted() -> None:
+    picture = busy_picture()
+    headline = replace(picture.headline, abstained=(("stalled", "no idle_ms"), ("stalled", "no more"), ("reset", "x")))
+    assert "2 rules can't judge" in status_line(picture, Session(True, headline, 0, 0), Controls(), 120).plain

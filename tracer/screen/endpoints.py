@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tracer.screen.controls import Controls
 from tracer.screen.gauges import Gauges
-from tracer.screen.numbers import bytes_rate_text, life_text, rate_text, shares
+from tracer.screen.numbers import UNKNOWN, bytes_rate_text, life_text, rate_text, shares
 from tracer.screen.picture import Picture, arranged, quiet
 from tracer.screen.sparkline import sparkline
 from tracer.screen.table import Column, Table, plain_line
@@ -32,7 +32,8 @@ class _Row(NamedTuple):
 
 
 def _label(row: _Row, _width: int) -> str:
-    return printable(str(row.gauges.label[row.at]))
+    unseen = "UNSEEN " if row.gauges.unseen[row.at] else ""
+    return unseen + printable(str(row.gauges.label[row.at]))
 
 
 def _role(row: _Row, _width: int) -> str:
@@ -40,7 +41,8 @@ def _role(row: _Row, _width: int) -> str:
 
 
 def _stage(stage: int, row: _Row, _width: int) -> str:
-    return str(row.gauges.stages[row.at, stage])
+    count = int(row.gauges.stages[row.at, stage])
+    return UNKNOWN if row.gauges.unseen[row.at] and not count else str(count)
 
 
 def _opens_per_s(row: _Row, _width: int) -> str:
@@ -87,12 +89,16 @@ def _resending(row: _Row) -> str:
     return "yellow" if row.gauges.moved_per_s[row.at, _RETRANSMITS] > 0 else ""
 
 
+def _unseen(row: _Row) -> str:
+    return "yellow" if row.gauges.unseen[row.at] else ""
+
+
 def _bar(_row: _Row) -> str:
     return "cyan"
 
 
 _NUMBERS: tuple[Column[_Row], ...] = (
-    Column("ENDPOINT", _label, 12, 99, most=_ENDPOINT_MOST),
+    Column("ENDPOINT", _label, 12, 99, most=_ENDPOINT_MOST, style=_unseen),
     Column("ESTAB", partial(_stage, 0), 5, 90, right=True),
     Column("SYN", partial(_stage, 1), 4, 70, right=True),
     Column("CLSG", partial(_stage, 2), 4, 60, right=True),

@@ -27,15 +27,17 @@ def finding_lines(picture: Picture, width: int, height: int) -> list[Text]:
     heads = min(len(found), SHOWN, max(height, 1))
     if len(found) > heads and heads == height and heads > 1:
         heads -= 1  # for the line that says how many more there are
-    said = [[_head(finding, picture, width)] for finding in found[:heads]]
     more = _more(found, heads, width)
     room = height - heads - len(more)
-    for own, finding in zip(said, found, strict=False):
-        for block in _blocks(finding, width):
+    lines = []
+    for finding in found[:heads]:
+        chosen = {}
+        for place, block in _blocks(finding, width):
             if len(block) <= room:
-                own.extend(block)
+                chosen[place] = block
                 room -= len(block)
-    return [line for lines in said for line in lines] + more
+        lines += [_head(finding, picture, width), *(line for place in sorted(chosen) for line in chosen[place])]
+    return lines + more
 
 
 def _more(found: list[Finding], shown: int, width: int) -> list[Text]:
@@ -58,17 +60,18 @@ def _head(finding: Finding, picture: Picture, width: int) -> Text:
     return line
 
 
-def _blocks(finding: Finding, width: int) -> Iterator[list[Text]]:
-    """What else is to be said, the most important first; each wrapped."""
+def _blocks(finding: Finding, width: int) -> Iterator[tuple[int, list[Text]]]:
+    """What else is to be said, the most important first, each wrapped; with its place in the order of reading."""
     who = "; ".join(map(suspect_text, finding.suspects[:_SUSPECTS])) or "unknown"
     if len(finding.suspects) > _SUSPECTS:
         who += f"; and {len(finding.suspects) - _SUSPECTS} more"
-    yield _wrapped("who", who, width, 2)
-    yield _wrapped("do", printable(finding.advice), width, _ADVICE_LINES)
-    yield _wrapped("what", printable(finding.summary), width, 2)
+    yield 2, _wrapped("who", who, width, 2)
+    yield 3, _wrapped("do", printable(finding.advice), width, _ADVICE_LINES)
+    yield 0, _wrapped("what", printable(finding.summary), width, 2)
     causes = finding.evidence.get("causes")
     if isinstance(causes, dict) and causes:
-        yield _wrapped("may", "be " + ", ".join(f"{name} {share:.0%}" for name, share in causes.items()), width, 1)
+        shown = ", ".join(f"{printable(name)} {share:.0%}" for name, share in causes.items())
+        yield 1, _wrapped("may", f"be {shown}", width, 1)
 
 
 def _wrapped(name: str, text: str, width: int, most: int) -> list[Text]:

@@ -43,6 +43,7 @@ class Gauges:
         sides: int64, shape (n_endpoints, len(SIDES)): closed in the last RATE_S seconds.
         p50_ns, p99_ns: int64, lifetimes since the start of the trace; -1 where none has ended.
         moved_per_s: float64, shape (n_endpoints, 3): COUNTERS, a second; nan unknown.
+        unseen: bool: its name has no address, so that nothing of it can be seen.
     """
 
     endpoint_id: NDArray[np.int64]
@@ -57,6 +58,7 @@ class Gauges:
     p50_ns: NDArray[np.int64]
     p99_ns: NDArray[np.int64]
     moved_per_s: NDArray[np.float64]
+    unseen: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.endpoint_id)
@@ -136,6 +138,7 @@ class Meter:
             np.array([life.p50_ns if life else -1 for life in lives], np.int64),
             np.array([life.p99_ns if life else -1 for life in lives], np.int64),
             self._moved_per_s(analysis, columns, ids, now_ns),
+            np.array([number in analysis.known and not analysis.addresses.get(number) for number in ids], bool),
         )
 
     def _moved_per_s(

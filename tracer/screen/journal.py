@@ -22,11 +22,11 @@ KEPT = 200
 
 
 class Pages(NamedTuple):
-    """What the journal holds at a moment, the oldest first; read-only arrays."""
+    """What the journal holds at a moment, the oldest first; remarks with their boottimes."""
 
     connections: tuple[Connections, ...]
     transitions: tuple[Events, ...]
-    remarks: tuple[str, ...]
+    remarks: tuple[tuple[int, str], ...]
 
 
 class Journal:
@@ -35,7 +35,7 @@ class Journal:
     def __init__(self) -> None:
         self._connections: deque[Connections] = deque()
         self._transitions: deque[Events] = deque()
-        self._remarks: deque[str] = deque(maxlen=KEPT)
+        self._remarks: deque[tuple[int, str]] = deque(maxlen=KEPT)
 
     def add(self, batch: EventBatch, ended: Connections, analysis: Analysis, text: str) -> None:
         """Take what matches `text` of a batch, and of the connections that ended with it."""
@@ -45,9 +45,9 @@ class Journal:
             events = batch.events[-KEPT:] if not text else batch.events[_events_that_match(batch.events, analysis, text)]
             _keep(self._transitions, events[is_transition(events)])
 
-    def remark(self, text: str) -> None:
-        """Take a line that is no row; safe for a terminal already."""
-        self._remarks.append(text)
+    def remark(self, ts_ns: int, text: str) -> None:
+        """Take a line that is no row, safe for a terminal already; of a boottime, -1 unknown."""
+        self._remarks.append((ts_ns, text))
 
     def narrow(self, analysis: Analysis, text: str) -> None:
         """Keep only what matches."""

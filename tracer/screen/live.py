@@ -23,6 +23,7 @@ from tracer.screen.journal import Journal
 from tracer.screen.keys import REDRAW
 from tracer.screen.moments import Moments
 from tracer.screen.notices import Notices
+from tracer.screen.numbers import span_text
 from tracer.screen.painter import Painter
 from tracer.screen.picture import Picture, take_picture
 from tracer.screen.status import Session
@@ -57,10 +58,11 @@ class LiveReport:
         self._terminal = Terminal(console.file.fileno(), keyboard)
         self._painter = Painter(console)
         self._journal, self._meter = Journal(), Meter()
-        self._notices = Notices(lambda line: self._journal.remark(printable(line)))
+        self._notices = Notices(lambda line: self._journal.remark(self._moment_ns(), printable(line)))
         self._findings: dict[int, Finding] = {}  # the last word on each episode
         self._picture: Picture | None = None
         self._begun = False
+        self._reached_ns = -1
         self._drawn = self._changed = False
         self._started_s = self._drawn_s = 0.0
         self._paused_s: float | None = None
@@ -76,19 +78,23 @@ class LiveReport:
         """Keep what may be shown."""
         self._meter.ended(progress.ended)
         self._journal.add(batch, progress.ended, analysis, self._controls.filter)
-        if batch.lost:
-            self._journal.remark(f"LOST {batch.lost} events: the ring buffer was full; what follows has gaps")
-        if batch.switched:
-            self._journal.remark(f"SOURCE {printable(batch.source)} from here on ({printable(batch.switched)})")
+        self._reached_ns = analysis.reached_ns
         remarks = learnt_texts(batch)
-        if self._begun:
-            remarks += moved_texts(batch, analysis.endpoints, self._clock)
+        if batch.lost:
+            remarks.append(f"LOST {batch.lost} events: the ring buffer was full; what follows has gaps")
+        if batch.switched:
+            remarks.append(f"SOURCE {printable(batch.source)} from here on ({printable(batch.switched)})")
+        if self._begun:  # what is known at the start stands in the first lines
+            remarks += [text.partition("  ")[2] for text in moved_texts(batch, analysis.endpoints, self._clock)]
         self._begun = True
-        for remark in remarks:
-            self._journal.remark(remark)
         for finding in progress.findings:
             self._changed = self._changed or finding.state is not FindingState.UPDATE
             self._keep(finding)
+            if finding.state is FindingState.CLOSED:
+                where = printable(analysis.endpoints.get(finding.endpoint_id, f"endpoint {finding.endpoint_id}"))
+                remarks.append(f"{finding.rule} at {where} is over after {span_text(finding.ended_ns - finding.started_ns)}")
+        for remark in remarks:
+            self._journal.remark(self._moment_ns(), remark)
 
     def tick(self, analysis: Analysis) -> None:
         """Nothing: pictures come with polls."""
@@ -117,7 +123,8 @@ class LiveReport:
 
     def _draw(self, analysis: Analysis, now_s: float) -> None:
         self._drawn, self._drawn_s, self._changed = True, now_s, False
-        now_ns = analysis.reached_ns if self._now_ns is None else self._now_ns()
+        self._reached_ns = analysis.reached_ns
+        now_ns = self._moment_ns()
         moments = Moments(self._clock, analysis.first_ns)
         if self._picture is None or self._paused_s is None:
             text = self._controls.filter
@@ -144,6 +151,10 @@ class LiveReport:
                 self._console.print(Text(text), soft_wrap=True)
         for line in summary_texts(analysis.summary(), truncated):
             self._console.print(Text(line), soft_wrap=True)
+
+    def _moment_ns(self) -> int:
+        """What time it is: now, or event time in a replay."""
+        return self._reached_ns if self._now_ns is None else self._now_ns()
 
     def _keep(self, finding: Finding) -> None:
         """The last word on an episode; of too many the oldest are forgotten, those that are over first."""

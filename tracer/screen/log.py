@@ -73,7 +73,7 @@ def log_lines(picture: Picture, controls: Controls, width: int, height: int) -> 
     if height < 2:
         return []
     remarks = picture.pages.remarks[-min(_REMARKS, height - 1) :]
-    lines = [plain_line(remark, width) for remark in remarks]
+    lines = [plain_line(f"{picture.moments.text(ts_ns)}  {text}", width) for ts_ns, text in remarks]
     room = height - len(lines)
     if room < 2:
         return lines

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from tracer.screen.controls import Controls
+from tracer.screen.gauges import RATE_S
 from tracer.screen.numbers import span_text
 from tracer.screen.picture import Picture
 from tracer.screen.table import fitted
@@ -93,12 +94,15 @@ def _parts(picture: Picture, session: Session, controls: Controls) -> list[_Part
     if headline.unresolved:
         unseen = f"UNSEEN {len(headline.unresolved)}"
         parts.append(_Part((f"{unseen} without an address", unseen, ""), 5, "bold yellow"))
+    abstaining = len({rule for rule, _ in headline.abstained})
+    if abstaining:
+        parts.append(_Part((f"{abstaining} rules can't judge", f"{abstaining} abstain", ""), 3))
     if controls.typed is not None:
         parts.append(_Part((f"filter: {_shown(controls.typed)}_", f"f: {_shown(controls.typed)}_"), 11, "bold reverse"))
     elif controls.filter:
         parts.append(_Part((f"filter: {_shown(controls.filter)}", f"f: {_shown(controls.filter)}", "f"), 8, "bold reverse"))
     parts.append(_Part((f"by {controls.sort}", ""), 2))
-    parts.append(_Part(("? help", ""), 1))
+    parts += [_Part(("? help", ""), 1), _Part((f"rates: means of {RATE_S} s", ""), 0)]
     return parts
 
 
