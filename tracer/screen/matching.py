@@ -34,19 +34,23 @@ def matching(rows: NDArray[np.void], analysis: Analysis, text: str, known: NDArr
     rest = np.flatnonzero(~found & (rows["pid"].astype(np.int64) >= 0 if known is None else known))
     if not rest.size:
         return found
-    who = np.zeros(len(rest), _WHO)
-    who["pid"], who["comm"] = rows["pid"][rest], rows["comm"][rest]
-    owners, last, place = np.unique(who[::-1], return_index=True, return_inverse=True)
-    at_ns = rows["first_seen_ns" if "first_seen_ns" in (rows.dtype.names or ()) else "ts_ns"]
-    wanted = np.array(
-        [
-            _is_meant(int(pid), comm, int(at_ns[rest[len(rest) - 1 - index]]), analysis, text.casefold())
-            for (pid, comm), index in zip(owners.tolist(), last.tolist(), strict=True)
-        ],
-        bool,
-    )
-    found[rest] = wanted[place][::-1]
+    first, place = _owners(rows["pid"][rest], rows["comm"][rest])
+    at_ns = rows["first_seen_ns" if "first_seen_ns" in (rows.dtype.names or ()) else "ts_ns"][rest[first]].tolist()
+    owners = zip(rows["pid"][rest[first]].tolist(), rows["comm"][rest[first]].tolist(), at_ns, strict=True)
+    wanted = np.array([_is_meant(*owner, analysis, text.casefold()) for owner in owners], bool)
+    found[rest] = wanted[place]
     return found
+
+
+def _owners(pid: NDArray[np.integer], comm: NDArray[np.bytes_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(where each owner is first, which owner each row has); a pid with two names is two owners."""
+    _, first, place = np.unique(pid, return_index=True, return_inverse=True)
+    if (comm == comm[first][place]).all():  # as good as always, and numbers are sorted much faster than records
+        return first, place
+    who = np.zeros(len(pid), _WHO)
+    who["pid"], who["comm"] = pid, comm
+    _, first, place = np.unique(who, return_index=True, return_inverse=True)
+    return first, place
 
 
 def _is_meant(pid: int, comm: bytes, at_ns: int, analysis: Analysis, text: str) -> bool:

@@ -62,13 +62,13 @@ def take_picture(analysis: Analysis, meter: Meter, journal: Journal, moments: Mo
         text: what endpoint, owner or container must contain; "" shows all.
     """
     gauges = meter.read(analysis, now_ns)
-    columns = analysis.open_columns("endpoint_id", "pid", "comm", "first_seen_ns")
+    columns = analysis.open_columns("endpoint_id", "pid", "comm", "first_seen_ns", "skaddr")
     wanted = _rows_that_match(columns, analysis, text)
     if text:
         matched = {number for number, label in analysis.endpoints.items() if text.casefold() in label.casefold()}
         matched |= set(np.unique(columns["endpoint_id"][wanted]).tolist())
         gauges = gauges.take(np.flatnonzero(np.isin(gauges.endpoint_id, list(matched))))
-    rows = _oldest(analysis, columns["first_seen_ns"][wanted], text)
+    rows = _oldest(analysis, columns["first_seen_ns"][wanted], columns["skaddr"][wanted])
     return Picture(
         now_ns,
         moments,
@@ -92,18 +92,11 @@ def _rows_that_match(columns: dict[str, NDArray[np.generic]], analysis: Analysis
     return matching(rows, analysis, text)
 
 
-def _oldest(analysis: Analysis, first_seen_ns: NDArray[np.generic], text: str) -> Connections:
-    """At most ROWS of those that match, which were first seen at these times."""
-    last_ns = int(np.partition(first_seen_ns, ROWS - 1)[ROWS - 1]) if len(first_seen_ns) > ROWS else np.iinfo(np.int64).max
-
-    def wanted(rows: Connections) -> NDArray[np.bool_]:
-        old = rows["first_seen_ns"] <= last_ns
-        if text:
-            index = np.flatnonzero(old)
-            old[index] = matching(rows[index], analysis, text)
-        return old
-
-    return analysis.open_where(wanted)[:ROWS]
+def _oldest(analysis: Analysis, first_seen_ns: NDArray[np.int64], skaddr: NDArray[np.uint64]) -> Connections:
+    """The oldest, at most ROWS, of connections that were first seen at these times on these sockets."""
+    oldest = np.argpartition(first_seen_ns, ROWS - 1)[:ROWS] if len(first_seen_ns) > ROWS else np.arange(len(first_seen_ns))
+    times, sockets = first_seen_ns[oldest], skaddr[oldest]
+    return analysis.open_where(lambda rows: np.isin(rows["skaddr"], sockets) & np.isin(rows["first_seen_ns"], times))[:ROWS]
 
 
 def arranged(gauges: Gauges, controls: Controls) -> Gauges:
