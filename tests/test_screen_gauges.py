@@ -209,3 +209,9 @@ def test_a_series_has_in_each_second_what_a_window_of_it_counts(seed: int) -> No
 
 def test_a_series_of_nothing_is_nothing() -> None:
     assert ChurnCounter().series(START_NS + SECOND, 5) == {}
+
+
+def test_where_nothing_happens_the_rate_is_zero_and_not_unknown() -> None:
+    first, second = readings((None, 1.0), (None, 3.0))
+    assert np.isnan(first.opens_per_s).all()
+    assert second.opens_per_s.tolist() == [0.0] * len(LABELS)

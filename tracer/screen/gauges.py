@@ -39,7 +39,7 @@ class Gauges:
         stages: int64, shape (n_endpoints, 3): connections that are open now, by STAGES.
         opens: int64, shape (n_endpoints, HISTORY_S): opened in each of the last seconds, the latest last.
         closes: int64, shape (n_endpoints, HISTORY_S, len(SIDES)): closed, by side.
-        opens_per_s, closes_per_s: float64, nan unknown (the trace has lasted less than a second).
+        opens_per_s, closes_per_s: float64, nan unknown (the trace has lasted less than a second, or `unseen`).
         sides: int64, shape (n_endpoints, len(SIDES)): closed in the last RATE_S seconds.
         p50_ns, p99_ns: int64, lifetimes since the start of the trace; -1 where none has ended.
         moved_per_s: float64, shape (n_endpoints, 3): COUNTERS, a second; nan unknown.
@@ -109,6 +109,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._baseline = _Baseline()
+        self._began_ns = -1
         self._sums: deque[tuple[int, dict[int, NDArray[np.int64]]]] = deque()  # (when, COUNTERS by endpoint id)
 
     def ended(self, rows: Connections) -> None:
@@ -122,24 +123,35 @@ class Meter:
         ids = sorted({*analysis.endpoints, *series, *np.unique(columns["endpoint_id"]).tolist()})
         counts = np.stack([series.get(number, _NOTHING) for number in ids]) if ids else np.zeros((0, *_NOTHING.shape), np.int64)
         opens, closes = counts[:, :, 0], counts[:, :, 1:]
-        seconds = min(RATE_S, _whole_seconds(analysis.first_ns, now_ns))
+        seconds = min(RATE_S, self._whole_seconds(analysis.first_ns, now_ns))
         sides = closes[:, HISTORY_S - seconds :].sum(axis=1)
         lives = [analysis.lifetime(number) for number in ids]
+        stages = _stages(columns, ids)
+        unseen = np.array([number in analysis.known and not analysis.addresses.get(number) for number in ids], bool)
+        dark = unseen & ~stages.any(axis=1) & ~opens.any(axis=1)
+        moved_per_s = self._moved_per_s(analysis, columns, ids, now_ns)
+        moved_per_s[dark] = np.nan
         return Gauges(
             np.array(ids, np.int64),
             np.array([analysis.endpoints.get(number, f"endpoint {number}") for number in ids], object),
             np.array([_role_text(analysis.roles.get(number, Role.UNKNOWN)) for number in ids], object),
-            _stages(columns, ids),
+            stages,
             opens,
             closes,
-            _per_s(opens[:, HISTORY_S - seconds :].sum(axis=1), seconds),
-            _per_s(sides.sum(axis=1), seconds),
+            np.where(dark, np.nan, _per_s(opens[:, HISTORY_S - seconds :].sum(axis=1), seconds)),
+            np.where(dark, np.nan, _per_s(sides.sum(axis=1), seconds)),
             sides,
             np.array([life.p50_ns if life else -1 for life in lives], np.int64),
             np.array([life.p99_ns if life else -1 for life in lives], np.int64),
-            self._moved_per_s(analysis, columns, ids, now_ns),
-            np.array([number in analysis.known and not analysis.addresses.get(number) for number in ids], bool),
+            moved_per_s,
+            unseen,
         )
+
+    def _whole_seconds(self, first_ns: int, now_ns: int) -> int:
+        """Seconds that are over since the first event, or the first reading where nothing had happened by then."""
+        began = [at_ns for at_ns in (self._began_ns, first_ns, now_ns) if at_ns >= 0]
+        self._began_ns = min(began, default=-1)
+        return now_ns // BIN_NS - self._began_ns // BIN_NS if began else 0
 
     def _moved_per_s(
         self, analysis: Analysis, columns: dict[str, NDArray[np.int64]], ids: list[int], now_ns: int
@@ -173,11 +185,6 @@ class Meter:
 
 _COLUMNS = ("endpoint_id", "last_state", "first_seen_ns", "lport", "raddr", "preexisting", *COUNTERS)
 _NOTHING = np.zeros((HISTORY_S, 1 + len(SIDES)), np.int64)
-
-
-def _whole_seconds(first_ns: int, now_ns: int) -> int:
-    """Whole seconds of the trace that are over, not counting the one in which it began."""
-    return max(0, now_ns // BIN_NS - first_ns // BIN_NS) if first_ns >= 0 else 0
 
 
 def _per_s(counts: NDArray[np.int64], seconds: int) -> NDArray[np.float64]:

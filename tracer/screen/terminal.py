@@ -74,7 +74,8 @@ class Terminal:
         try:
             if self._modes is not None and self._keyboard is not None:
                 with contextlib.suppress(termios.error, OSError):
-                    termios.tcsetattr(self._keyboard, termios.TCSADRAIN, self._modes)
+                    termios.tcflush(self._keyboard, termios.TCIFLUSH)  # a key too many is no command for the shell
+                    termios.tcsetattr(self._keyboard, termios.TCSANOW, self._modes)  # at once, even if Ctrl-S holds the output
         finally:
             self._modes = None
             with contextlib.suppress(OSError):
@@ -84,7 +85,7 @@ class Terminal:
         """Give it back for good."""
         self.give_back()
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: of no Python code
         self._handlers = {}
 
     def poll(self) -> bool:
@@ -148,7 +149,7 @@ class Terminal:
     def _set_cbreak(self) -> None:
         if self._keyboard is not None and self._modes is not None:
             with contextlib.suppress(termios.error, OSError):
-                tty.setcbreak(self._keyboard, termios.TCSADRAIN)
+                tty.setcbreak(self._keyboard, termios.TCSANOW)
 
     def _listen(self) -> None:
         if self._handlers:
