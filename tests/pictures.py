@@ -36,7 +36,7 @@ def live_svg(trace_path: Path, span_s: float, width: int, height: int) -> str:
             progress = analysis.feed(batch)
             meter.ended(progress.ended)
             journal.add(batch, progress.ended, analysis, "")
-            meter.read(analysis, analysis.reached_ns)
+            meter.note(analysis, analysis.reached_ns)
     finally:
         trace.close()
     now_ns = analysis.reached_ns

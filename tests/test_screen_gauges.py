@@ -33,6 +33,7 @@ def readings(*steps: tuple[Events | None, float]) -> list[Gauges]:
         if events is not None:
             meter.ended(analysis.feed(EventBatch(events, "ebpf", 1)).ended)
         found.append(meter.read(analysis, at(now_s)))
+        meter.note(analysis, at(now_s))
     return found
 
 
@@ -215,3 +216,12 @@ def test_where_nothing_happens_the_rate_is_zero_and_not_unknown() -> None:
     first, second = readings((None, 1.0), (None, 3.0))
     assert np.isnan(first.opens_per_s).all()
     assert second.opens_per_s.tolist() == [0.0] * len(LABELS)
+
+
+def test_without_a_note_from_about_then_what_was_moved_is_unknown() -> None:
+    story = Story()
+    story.connection(20, received=1000)
+    first, second, third = readings((None, 1.0), (story.events(), 31.0), (None, 33.0))
+    assert np.isnan(first.moved_per_s).all()
+    assert np.isnan(second.moved_per_s).all()
+    assert third.moved_per_s[0, 0] == 0.0

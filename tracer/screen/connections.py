@@ -12,7 +12,7 @@ from tracer.reports.text_report import owner_texts
 from tracer.screen.numbers import life_text, size_text, span_text
 from tracer.screen.picture import Picture
 from tracer.screen.table import Column, Table
-from tracer.text import address_text, printable
+from tracer.text import address_text
 
 _MS_NS = 1_000_000
 
@@ -88,7 +88,7 @@ def connection_lines(picture: Picture, width: int, height: int) -> list[Text]:
         return []
     table = Table(_COLUMNS, width)
     owners = owner_texts(rows, picture.owners)
-    labels = [printable(picture.labels.get(number, f"endpoint {number}")) for number in rows["endpoint_id"].tolist()]
+    labels = map(picture.label, rows["endpoint_id"].tolist())
     count = picture.open_matching
     return [
         table.header(f"OLDEST OF {count}" if count > len(rows) else f"{count} OPEN"),

@@ -51,7 +51,7 @@ def _more(found: list[Finding], shown: int, width: int) -> list[Text]:
 def _head(finding: Finding, picture: Picture, width: int) -> Text:
     since = picture.moments.text(finding.started_ns)
     lasted = span_text(max(picture.now_ns - finding.started_ns, 0)) if picture.now_ns >= 0 else "-"
-    where = printable(picture.labels.get(finding.endpoint_id, f"endpoint {finding.endpoint_id}"))
+    where = picture.label(finding.endpoint_id)
     word = f"{finding.severity.text.upper()} {finding.rule}"
     rest = f"  {finding.confidence:.0%} sure, since {since}, for {lasted}, at {where}"
     line = Text(no_wrap=True, end="")

@@ -116,6 +116,15 @@ class Meter:
         """Hear of connections that ended, before the next reading."""
         self._baseline.of_ended(rows)
 
+    def note(self, analysis: Analysis, now_ns: int) -> None:
+        """Remember the sums of a moment, for later readings; more often than once a second is too often to be kept."""
+        if now_ns < 0 or (self._sums and now_ns < self._sums[-1][0] + BIN_NS):
+            return
+        columns = analysis.open_columns(*_COLUMNS)
+        ids = sorted({*analysis.endpoints, *np.unique(columns["endpoint_id"]).tolist()})
+        self._sums.append((now_ns, self._moved(analysis, columns, ids)))
+        self._forget(now_ns)
+
     def read(self, analysis: Analysis, now_ns: int) -> Gauges:
         """The gauges of all endpoints that are known, at a boottime."""
         columns = analysis.open_columns(*_COLUMNS)
@@ -156,20 +165,28 @@ class Meter:
     def _moved_per_s(
         self, analysis: Analysis, columns: dict[str, NDArray[np.int64]], ids: list[int], now_ns: int
     ) -> NDArray[np.float64]:
-        """Shape (n_endpoints, 3): the difference to RATE_S ago, or as long ago as there is."""
-        now = self._moved(analysis, columns, ids)
-        while len(self._sums) > 1 and self._sums[1][0] <= now_ns - RATE_S * BIN_NS:
-            self._sums.popleft()
+        """Shape (n_endpoints, 3): the difference to the oldest note; unknown where there is none from about RATE_S ago."""
         rates = np.full((len(ids), len(COUNTERS)), np.nan)
-        if self._sums and now_ns > self._sums[0][0]:
-            then_ns, then = self._sums[0]
-            for row, number in enumerate(ids):
-                grown = now[number] - then.get(number, np.zeros(len(COUNTERS), np.int64))
-                # A sum shrinks where a connection is lost sight of: nobody knows what was moved meanwhile.
-                rates[row] = np.where(grown >= 0, grown / (now_ns - then_ns) * 1e9, np.nan)
-        if now_ns >= 0 and not (self._sums and now_ns <= self._sums[-1][0]):
-            self._sums.append((now_ns, now))
+        self._forget(now_ns)
+        if not self._sums or not 0 < now_ns - self._sums[0][0] <= _OLDEST_NOTE_NS:
+            return rates
+        now = self._moved(analysis, columns, ids)
+        then_ns, then = self._sums[0]
+        for row, number in enumerate(ids):
+            if number not in then and number not in analysis.endpoints:
+                continue  # it has no name, and may have been there before
+            grown = now[number] - then.get(number, 0)
+            # A sum shrinks where a connection is lost sight of: nobody knows what was moved meanwhile.
+            rates[row] = np.where(grown >= 0, grown / (now_ns - then_ns) * 1e9, np.nan)
         return rates
+
+    def _forget(self, now_ns: int) -> None:
+        """Let go of notes that are older than the one from RATE_S ago, or too old to be of use."""
+        while len(self._sums) > 1:
+            (first_ns, _), (second_ns, _) = self._sums[0], self._sums[1]
+            if second_ns > now_ns - RATE_S * BIN_NS and first_ns >= now_ns - _OLDEST_NOTE_NS:
+                break
+            self._sums.popleft()
 
     def _moved(self, analysis: Analysis, columns: dict[str, NDArray[np.int64]], ids: list[int]) -> dict[int, NDArray[np.int64]]:
         """COUNTERS of each endpoint since the start."""
@@ -184,6 +201,7 @@ class Meter:
 
 
 _COLUMNS = ("endpoint_id", "last_state", "first_seen_ns", "lport", "raddr", "preexisting", *COUNTERS)
+_OLDEST_NOTE_NS = 3 * RATE_S * BIN_NS // 2
 _NOTHING = np.zeros((HISTORY_S, 1 + len(SIDES)), np.int64)
 
 

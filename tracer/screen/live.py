@@ -106,6 +106,8 @@ class LiveReport:
             self._painter.forget()
         if not self._terminal.taken:  # a job in the background: nobody would see what is held back
             self._notices.give_back()
+        self._reached_ns = analysis.reached_ns
+        self._meter.note(analysis, self._moment_ns())
         for key in self._terminal.pressed():
             self._press(key, analysis, now_s)
         if self._controls.quit:
@@ -123,7 +125,6 @@ class LiveReport:
 
     def _draw(self, analysis: Analysis, now_s: float) -> None:
         self._drawn, self._drawn_s, self._changed = True, now_s, False
-        self._reached_ns = analysis.reached_ns
         now_ns = self._moment_ns()
         moments = Moments(self._clock, analysis.first_ns)
         if self._picture is None or self._paused_s is None:

@@ -87,7 +87,7 @@ def _ended(picture: Picture, width: int, count: int) -> list[Text]:
         return []
     table = Table(_ENDED, width)
     times = picture.moments.texts(np.where(rows["closed_ns"] >= 0, rows["closed_ns"], rows["last_ns"]))
-    made = zip(times, rows, owner_texts(rows, picture.owners), _labels(picture, rows), strict=True)
+    made = zip(times, rows, owner_texts(rows, picture.owners), map(picture.label, rows["endpoint_id"].tolist()), strict=True)
     return [table.header(), *(table.line(_Ended(*each)) for each in made)]
 
 
@@ -97,7 +97,7 @@ def _steps(picture: Picture, width: int, count: int) -> list[Text]:
         return []
     table = Table(_STEPS, width)
     times = picture.moments.texts(events["ts_ns"].astype(np.int64))
-    made = zip(times, events, valid(events, "comm").tolist(), _labels(picture, events), strict=True)
+    made = zip(times, events, valid(events, "comm").tolist(), map(picture.label, events["endpoint_id"].tolist()), strict=True)
     steps = (
         _Step(at, _states(event), _who(event) if has_task else "-", label, f"{event['skaddr']:016x}")
         for at, event, has_task, label in made
@@ -113,7 +113,3 @@ def _who(event: np.void) -> str:
     """The owner where it is in its own call; else whoever happened to be running, in brackets."""
     name = f"{printable(comm_text(event['comm']))}[{event['pid']}]"
     return name if event["flags"] & EventFlag.OWNER else f"({name})"
-
-
-def _labels(picture: Picture, rows: np.ndarray) -> list[str]:
-    return [printable(picture.labels.get(number, f"endpoint {number}")) for number in rows["endpoint_id"].tolist()]

@@ -17,6 +17,7 @@ from tracer.screen.journal import Journal, Pages
 from tracer.screen.matching import matching
 from tracer.screen.moments import Moments
 from tracer.summary import Summary
+from tracer.text import printable
 
 ROWS = 200
 """Open connections of which a picture may show rows: more than any terminal has lines."""
@@ -48,6 +49,10 @@ class Picture:
     open_matching: int
     pages: Pages
     owners: OwnerRegister
+
+    def label(self, endpoint_id: int) -> str:
+        """An endpoint's, safe for a terminal."""
+        return printable(self.labels.get(endpoint_id, f"endpoint {endpoint_id}"))
 
 
 def take_picture(analysis: Analysis, meter: Meter, journal: Journal, moments: Moments, now_ns: int, text: str) -> Picture:
