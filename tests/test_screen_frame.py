@@ -194,7 +194,7 @@ def test_a_wide_terminal_has_everything_of_an_endpoint_in_one_line() -> None:
         "OUT/s",
         "RETR/s",
         "PEER",
-        "LOCL",
+        "LOCAL",
         "FAIL",
     )
     assert [title in header for title in titles] == [True] * len(titles)

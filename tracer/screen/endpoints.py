@@ -112,7 +112,7 @@ _MORE: tuple[Column[_Row], ...] = (
     Column("OUT/s", partial(_bytes_per_s, _ACKED), 6, 30, right=True),
     Column("RETR/s", _retransmits_per_s, 6, 45, right=True, style=_resending),
     Column("PEER", partial(_share, _PEER), 4, 61, right=True),
-    Column("LOCL", partial(_share, _LOCAL), 4, 62, right=True),
+    Column("LOCAL", partial(_share, _LOCAL), 5, 62, right=True),
     Column("FAIL", partial(_share, _FAILED), 4, 65, right=True, style=_failing),
     Column("OPENED, EACH SECOND", _opened, 8, 35, most=_SPARK_MOST, style=_bar),
     Column("CLOSED, EACH SECOND", _closed, 8, 34, most=_SPARK_MOST, style=_bar),

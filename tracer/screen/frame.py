@@ -35,7 +35,7 @@ HELP = (
     "",
     f"OPEN/s CLOSE/s IN/s OUT/s RETR/s  means of the last {RATE_S} seconds (or fewer,",
     "          at the start); bars: one a second, the highest is the most of the row",
-    f"PEER LOCL FAIL  who closed in these {RATE_S} s: the registry, this host, nobody",
+    f"PEER LOCAL FAIL  who closed in these {RATE_S} s: the registry, this host, nobody",
     "          (refused, timed out, unreachable, given up)",
     "ESTAB SYN CLSG  open now: established, being opened, being closed",
     "p50 p99   lifetimes of all connections that ended since the start",

@@ -83,8 +83,8 @@ def _grown(columns: Sequence[Column[Row]], width: int) -> list[int]:
     widths = [min(column.least, max(width, 1)) for column in columns]
     room = width - sum(widths) - (len(widths) - 1)
     while room > 0:
-        growing = [index for index, column in enumerate(columns) if widths[index] < column.most][:room]
-        if not growing:
+        growing = [index for index, column in enumerate(columns) if widths[index] < column.most]
+        if not growing or len(growing) > room:  # bars beside each other are of the same seconds
             break
         for index in growing:
             widths[index] += 1
