@@ -83,7 +83,7 @@ def test_an_encoding_without_blocks_gets_plain_bars() -> None:
         on.shows("CRITICAL rate-limit")
         screen = on.screen()
         assert screen.isascii()
-        assert "@ -   -" in screen
+        assert "@   @       @" in screen
         assert "937us" in screen
 
 
