@@ -275,7 +275,13 @@ def test_a_file_gets_warnings_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     notices.give_back()
 
 
-def test_a_terminal_without_a_size_has_the_usual_one(tmp_path: object) -> None:
+def test_a_terminal_that_does_not_wait_is_written_to_all_the_same(line: Line) -> None:
+    os.set_blocking(line.slave, False)
+    Terminal(line.slave, None).show("x" * 500_000 + "y")
+    assert line.all().count("x") == 500_000
+
+
+def test_a_terminal_without_a_size_has_the_usual_one() -> None:
     read_end, write_end = os.pipe()
     try:
         assert Terminal(write_end, None).size() == (80, 24)

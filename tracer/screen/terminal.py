@@ -137,7 +137,10 @@ class Terminal:
     def _write(self, text: str) -> None:
         data = memoryview(text.encode("utf-8", "replace"))
         while data:
-            data = data[os.write(self._output, data) :]
+            try:
+                data = data[os.write(self._output, data) :]
+            except BlockingIOError:  # somebody else who has this terminal open made it so
+                select.select([], [self._output], [])
 
     def _take_keyboard(self) -> None:
         if self._keyboard is None:
