@@ -28,6 +28,8 @@ CORE = (
     *(f"pages/{name}" for name in ("charts", "content", "counts", "figures", "lanes", "layout", "markdown", "span", "tallies")),
     *(f"imports/{name}" for name in ("bpftrace", "columns", "ends", "formats", "ftrace", "importer", "readings", "selection")),
     *(f"imports/{name}" for name in ("tcpstates", "tcpstates_csv", "timeline", "window")),
+    *(f"screen/{name}" for name in ("controls", "gauges", "journal", "keys", "matching", "moments", "numbers", "picture")),
+    "screen/sparkline",
     "discovery/addresses", "discovery/buildkit", "discovery/commands", "discovery/containerd", "discovery/containers",
     "discovery/docker", "discovery/documents", "discovery/found", "discovery/gathering", "discovery/proxies",
     "discovery/rancher", "discovery/units", "names/records", "names/book", "names/packets", "names/wire", "owners/owner",

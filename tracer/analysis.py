@@ -6,10 +6,10 @@ Live traces and replays feed the same object; that is what makes a replay the pr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from tracer.events import EventBatch, is_transition
 from tracer.facts import EndpointFact, Fact
 from tracer.findings import Finding, Severity, Suspect
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason, is_known
-from tracer.lifetimes import Lifetimes
+from tracer.lifetimes import LIFETIME, Distribution, Lifetimes
 from tracer.owners.owner import OwnerDetail
 from tracer.owners.register import OwnerRegister
 from tracer.remotes import Remotes
@@ -181,6 +181,16 @@ class Analysis:
         """Event time: boottime of the latest event so far, -1 if there was none."""
         return self._last_ns
 
+    @property
+    def first_ns(self) -> int:
+        """Boottime of the first event, -1 if there was none."""
+        return self._first_ns
+
+    @property
+    def reached_ns(self) -> int:
+        """Event time up to which the trace is known, silence after the last event included; -1 if it is not."""
+        return self._reached_ns
+
     def feed(self, batch: EventBatch) -> Progress:
         """Take the next batch."""
         self._learn(dict(batch.endpoints))
@@ -287,6 +297,14 @@ class Analysis:
         """The connections that are open now, in the order in which they were first seen."""
         return self._tracker.open()
 
+    def open_where(self, wanted: Callable[[Connections], NDArray[np.bool_]]) -> Connections:
+        """Those of `open` that are wanted; see ConnectionTracker.open_where."""
+        return self._tracker.open_where(wanted)
+
+    def open_columns(self, *names: str) -> dict[str, NDArray[Any]]:
+        """These fields of the rows of `open`, in no order; see ConnectionTracker.open_columns."""
+        return self._tracker.open_columns(*names)
+
     def open_skaddrs(self) -> list[int]:
         """Socket addresses of the connections that are open now."""
         return [int(skaddr) for skaddr in self._tracker.open_skaddrs()]
@@ -295,13 +313,27 @@ class Analysis:
         """The rhythm of every owner's attempts."""
         return self._cadence.cadences()
 
-    def summary(self, with_cadences: bool = True) -> Summary:
-        """The state of the trace so far; without cadences it takes no longer the more owners there are."""
+    def lifetime(self, endpoint_id: int) -> Distribution | None:
+        """How long the connections of an endpoint lived that have ended; None if none has."""
+        return self._lifetimes.histogram(endpoint_id, LIFETIME).distribution()
+
+    def ended_sums(self, endpoint_id: int) -> tuple[int, int, int]:
+        """(bytes received, bytes acknowledged, retransmits) of an endpoint's connections that ended; -1 while none is known."""
+        sums = self._totals.get(endpoint_id, _Totals()).sums
+        return sums["bytes_received"], sums["bytes_acked"], sums["retransmits"]
+
+    def summary(self) -> Summary:
+        """The state of the trace so far."""
         still_open = self.open()
         seen = sorted(set(self.endpoints) | set(self._totals) | set(still_open["endpoint_id"].tolist()))
         endpoints = tuple(
             self._endpoint(endpoint_id, still_open[still_open["endpoint_id"] == endpoint_id]) for endpoint_id in seen
         )
+        return replace(self.headline(), endpoints=endpoints, cadences=self._cadence.cadences())
+
+    def headline(self) -> Summary:
+        """The same without endpoints and cadences, which take the longer the more there is."""
+        still_open = self.open_columns("gap", "close_reason")
         unknown = {(STATE_NAMES[old], STATE_NAMES[new]): count for (old, new), count in sorted(self._unknown.items())}
         return Summary(
             self._source,
@@ -310,13 +342,13 @@ class Analysis:
             self._lost,
             self._gaps + int(still_open["gap"].sum()),
             tuple(self._losses),
-            sum(endpoint.connections for endpoint in endpoints),
-            sum(endpoint.open for endpoint in endpoints),
+            sum(totals.ended for totals in self._totals.values()) + len(still_open["gap"]),
+            int((still_open["close_reason"] == CloseReason.OPEN).sum()),
             self._tracker.inbound,
             self._first_ns,
             self._last_ns,
-            endpoints,
-            self._cadence.cadences() if with_cadences else {},
+            (),
+            {},
             unknown,
             tuple(map(self._named, self._engine.open)),
             self._engine.episodes,

@@ -169,6 +169,25 @@ class ChurnCounter:
                 total += counts[endpoint_id]
         return int(total[0]), total[1:]
 
+    def series(self, end_ns: int, bins: int) -> dict[int, NDArray[np.int64]]:
+        """The latest bins that had ended at a time, by endpoint id: opens, then closes by side.
+
+        Args:
+            end_ns: boottime; the bin that it falls into is not among them.
+            bins: how many, the latest last.
+
+        Returns:
+            int64, shape (bins, 1 + len(SIDES)), of each endpoint for which something was counted in them.
+        """
+        found: dict[int, NDArray[np.int64]] = {}
+        first = end_ns // self.bin_ns - bins
+        for row in range(bins):
+            for endpoint_id, counts in self._counts.get(first + row, {}).items():
+                if endpoint_id not in found:
+                    found[endpoint_id] = np.zeros((bins, _KINDS), np.int64)
+                found[endpoint_id][row] = counts
+        return found
+
     def totals(self, endpoint_id: int) -> tuple[int, NDArray[np.int64], int, int]:
         """(opens, closes by CloseReason, open now, most open at a time) since the start of the trace."""
         totals = self._totals.get(endpoint_id) or _Totals()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,35 @@ class Listener(Protocol):
     def finish(self, analysis: Analysis, truncated: str | None) -> None:
         """It is over; `truncated` says why the end of a trace is missing."""
         ...
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """A listener that also wants to be asked often: at each poll of a live trace, as often between the pieces of a replay."""
+
+    def poll(self, analysis: Analysis) -> bool:
+        """Do what is due, quickly; False ends the trace."""
+        ...
+
+
+class _Attention:
+    """Asks those listeners who want it, at most once in POLL_S."""
+
+    def __init__(self, listeners: list[Listener], stop: Stop, analysis: Analysis) -> None:
+        self._attentive = [listener for listener in listeners if isinstance(listener, Attentive)]
+        self._stop = stop
+        self._analysis = analysis
+        self._asked_s = float("-inf")
+        self._wanted = True
+
+    def going_on(self) -> bool:
+        """Whether nobody wants the trace to end."""
+        now_s = time.monotonic()
+        if self._attentive and now_s - self._asked_s >= POLL_S / 2:  # a poll that comes a little early is one
+            self._asked_s = now_s
+            for listener in self._attentive:
+                self._wanted = listener.poll(self._analysis) and self._wanted
+        return self._wanted and self._stop.signal is None
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -116,12 +145,13 @@ def run_live(  # noqa: C901 - two inner functions, whose branches count as its o
         if due_ns is not None and due_ns <= until_ns:  # silence is part of the trace: it is recorded, and judged alike later
             tell(EventBatch(no_events(), batch.source, batch.resolution_ns, until_ns=until_ns))
 
+    attention = _Attention(listeners, stop, analysis)
     for listener in listeners:
         listener.start(header)
     started_s = ticked_s = polled_s = time.monotonic()
     end_s = started_s + (float("inf") if duration_s is None else duration_s)
     try:
-        while stop.signal is None and (on_poll is None or on_poll()):
+        while attention.going_on() and (on_poll is None or on_poll()):
             now_s = time.monotonic()
             if now_s >= end_s:
                 break
@@ -190,10 +220,11 @@ def run_replay(
     for listener in listeners:
         listener.start(header)
     pace = None if speed is None else _Pace(speed)
+    attention = _Attention(listeners, stop, analysis)
     ticked_s = time.monotonic()
     try:
         for batch in batches:
-            for piece in (batch,) if pace is None else pace.pieces(batch, stop):
+            for piece in (batch,) if pace is None else pace.pieces(batch, attention.going_on):
                 progress = analysis.feed(piece)
                 for listener in listeners:
                     listener.batch(piece, progress, analysis)
@@ -201,7 +232,7 @@ def run_replay(
                     ticked_s = time.monotonic()
                     for listener in listeners:
                         listener.tick(analysis)
-            if stop.signal is not None:
+            if not attention.going_on():
                 break
         _close(listeners, analysis)
     finally:
@@ -221,7 +252,7 @@ class _Pace:
         """What time it is in the trace."""
         return int((boottime_ns() - self._started_ns) * self._speed) + (self._first_ns or 0)
 
-    def pieces(self, batch: EventBatch, stop: Stop) -> Iterator[EventBatch]:
+    def pieces(self, batch: EventBatch, going_on: Callable[[], bool]) -> Iterator[EventBatch]:
         times = batch.events["ts_ns"]
         if self._first_ns is None and len(times):
             self._first_ns = int(times[0])
@@ -229,11 +260,11 @@ class _Pace:
         sent = 0
         if not len(times):
             self._first_ns = self._first_ns or batch.until_ns or batch.lost_until_ns or None
-            while stop.signal is None and batch.until_ns > self._now_ns():
+            while going_on() and batch.until_ns > self._now_ns():
                 time.sleep(POLL_S)
             yield batch
             return
-        while stop.signal is None:
+        while going_on():
             due = int(np.searchsorted(reached, self._now_ns(), "right"))
             if due > sent:
                 piece = replace(

@@ -22,6 +22,11 @@ _REMOTES_MAX = 4096
 _KEY_DTYPE = np.dtype([("endpoint_id", "u4"), ("window", "u8"), ("daddr", "V16"), ("dport", "u2")])
 
 
+def where_text(evidence: dict[str, Any]) -> str:
+    """Where in its endpoint a finding is, by its evidence; "" where the endpoint is but one address and port."""
+    return "; ".join(f"{each['address']} port {each['port']} {each['share']:.0%}" for each in evidence.get("remotes", ()))
+
+
 class Remotes:
     """Openings by remote side, of wide endpoints, in the last windows in which there were any."""
 

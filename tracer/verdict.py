@@ -13,6 +13,7 @@ from tracer.clock import ClockOffset, rfc3339
 from tracer.collected import Collected
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
+from tracer.remotes import where_text
 from tracer.summary import Summary
 from tracer.text import comm_text, duration_text, printable
 
@@ -35,7 +36,7 @@ class Verdict:
         severity: of the gravest finding; None: nothing was found.
         headline: what is wrong, in a few words, or that nothing was found.
         sentence: the same at length.
-        since, sure, who, advice: of the gravest finding; "" where there is none.
+        since, sure, where, who, advice: of the gravest finding; "" where there is none.
         main: that finding.
         others: all other findings, gravest first; what recovered among them.
     """
@@ -45,6 +46,7 @@ class Verdict:
     sentence: str
     since: str
     sure: str
+    where: str
     who: str
     advice: str
     main: Finding | None
@@ -57,7 +59,13 @@ class Verdict:
 
     def parts(self) -> tuple[tuple[str, str], ...]:
         """(heading, text) of what is known beyond the sentence."""
-        told = (("Since", self.since), ("How sure", self.sure), ("Who", self.who), ("What to do", self.advice))
+        told = (
+            ("Since", self.since),
+            ("How sure", self.sure),
+            ("Where", self.where),
+            ("Who", self.who),
+            ("What to do", self.advice),
+        )
         return tuple((heading, text) for heading, text in told if text)
 
 
@@ -66,7 +74,7 @@ def verdict_of(collected: Collected) -> Verdict:
     ranked = tuple(sorted(collected.findings, key=_gravity))
     if not ranked or _is_no_fault(ranked[0]):
         return Verdict(
-            None, "Nothing found", _nothing_found(collected), "", "", "", "", ranked[0] if ranked else None, ranked[1:]
+            None, "Nothing found", _nothing_found(collected), "", "", "", "", "", ranked[0] if ranked else None, ranked[1:]
         )
     main = ranked[0]
     label = endpoint_label(collected, main.endpoint_id)
@@ -78,6 +86,7 @@ def verdict_of(collected: Collected) -> Verdict:
         sentence_of(printable(main.summary)),
         since_text(main, collected),
         sure_text(main),
+        where_text(main.evidence),
         "; ".join(map(who_text, main.suspects)),
         printable(main.advice),
         main,

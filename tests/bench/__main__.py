@@ -19,13 +19,14 @@ from tests.bench.load import Servers, cpu_ticks
 from tests.bench.machine import facts, tracefs
 from tests.bench.polling import PollingPlan, measure_polling
 from tests.bench.replay import measure_replay
+from tests.bench.screen import measure_screen
 from tests.bench.startup import measure_startup
 from tests.bench.table import Row, table
 from tracer.source import EBPF, choose_source, probe_host
 
 _IDLE_S = 1.0
-_PARTS = ("polling", "kernel", "throughput", "loss", "cpu", "replay", "startup")
-_WITHOUT_EBPF = {"polling", "replay"}
+_PARTS = ("polling", "kernel", "throughput", "loss", "cpu", "replay", "screen", "startup")
+_WITHOUT_EBPF = {"polling", "replay", "screen"}
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,21 @@ class _Plan:
     loss: tuple[int, float]
     cpu: tuple[int, float]
     replay: tuple[int, int]  # transitions, rounds
+    screen: tuple[int, float]
     startup: int  # rounds
     polling: PollingPlan
 
 
 _DEFAULT = _Plan(
-    kernel=(5, 0.8), throughput=(5, 1.2), loss=(3, 3.0), cpu=(3, 3.0), replay=(1_200_000, 5), startup=3,
+    kernel=(5, 0.8), throughput=(5, 1.2), loss=(3, 3.0), cpu=(3, 3.0), replay=(1_200_000, 5), screen=(3, 8.0),
+    startup=3,
     polling=PollingPlan(
         pictures=((1_000, 11), (10_000, 7), (100_000, 5)), watching=(1_000, 10_000), windows=(2, 10.0), recall=(3, 2.0)
     ),
 )  # fmt: skip
 _QUICK = _Plan(
-    kernel=(1, 0.5), throughput=(1, 0.7), loss=(1, 1.0), cpu=(1, 1.0), replay=(1_000_000, 1), startup=1,
+    kernel=(1, 0.5), throughput=(1, 0.7), loss=(1, 1.0), cpu=(1, 1.0), replay=(1_000_000, 1), screen=(1, 4.0),
+    startup=1,
     polling=PollingPlan(pictures=((1_000, 3), (10_000, 3)), watching=(1_000,), windows=(1, 3.0), recall=(1, 1.0)),
 )  # fmt: skip
 
@@ -97,11 +101,13 @@ def _measure(plan: _Plan, parts: list[str]) -> tuple[list[Row], str | None]:
         choice = choose_source(probe_host(), EBPF)
         if choice.source is None or os.geteuid() != 0:
             reason = choice.why if choice.source is None else "not root"
-            _say(f"{reason}; only the rows of polling and replay are measured")
+            _say(f"{reason}; only the rows of polling, replay and the screen are measured")
         else:
             rows += _live_rows(plan, parts)
     if "replay" in parts:
         rows += measure_replay(*plan.replay, _say)
+    if "screen" in parts:
+        rows += measure_screen(*plan.screen, _say)
     return rows, reason
 
 

@@ -63,7 +63,7 @@ def report_for(options: argparse.Namespace, now_ns: Callable[[], int] | None = N
 
         console = Console()
         if not console.is_dumb_terminal:
-            from tracer.reports.live_report import LiveReport
+            from tracer.screen.live import LiveReport
 
             return LiveReport(console, options.transitions, now_ns)
     from tracer.reports.text_report import TextReport

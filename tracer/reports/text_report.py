@@ -17,6 +17,7 @@ from tracer.header import TraceHeader
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
 from tracer.owners.owner import OwnerDetail
 from tracer.owners.register import OwnerRegister, details_of
+from tracer.remotes import where_text
 from tracer.rows import Connections
 from tracer.summary import EndpointSummary, KernelSpan, Summary
 from tracer.text import address_text, bytes_text, comm_text, duration_text, printable
@@ -168,9 +169,9 @@ def finding_texts(finding: Finding, endpoints: dict[int, str], clock: ClockOffse
     coverage = finding.evidence.get("coverage")
     if coverage is not None and coverage < 1:
         lines.append(f"    seen:   {coverage:.0%} of the connections that were opened")
-    remotes = finding.evidence.get("remotes")
-    if remotes:
-        lines.append("    where:  " + "; ".join(f"{each['address']} port {each['port']} {each['share']:.0%}" for each in remotes))
+    where = where_text(finding.evidence)
+    if where:
+        lines.append(f"    where:  {where}")
     if finding.suspects:
         lines.append("    who:    " + "; ".join(map(suspect_text, finding.suspects)))
     if finding.state is FindingState.OPEN:
