@@ -15,7 +15,7 @@ from tests.replays import REPLAYS, trace_of
 from tests.stories import LABELS, Story
 from tests.traces import START_NS
 from tracer.captures import open_trace
-from tracer.collected import Collected, Collector
+from tracer.collected.collector import Collected, Collector
 from tracer.commands.output import settings_for
 from tracer.comparison.compared import Comparison
 from tracer.comparison.difference import Difference

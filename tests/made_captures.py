@@ -9,7 +9,7 @@ from tests.stories import LABELS, Story
 from tests.test_captures import write
 from tests.traces import MS
 from tracer.clock import ClockOffset
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.commands.reading import collect
 from tracer.events import EventBatch, Events, no_events
 from tracer.facts import EndpointFact

@@ -17,8 +17,10 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist", "collected", "tables", "tables_csv", "remotes", "verdict",
-    "belonging", "ordering", "selection", "meanings", "dossier",
+    "learner", "watchlist", "remotes", "verdict",
+    *(f"collected/{name}" for name in (
+        "belonging", "collector", "dossier", "meanings", "ordering", "selection", "tables", "tables_csv",
+    )),
     *(f"comparison/{name}" for name in (
         "changes", "compared", "difference", "matching", "metrics", "presence", "samples", "sentences", "sides", "significance",
     )),

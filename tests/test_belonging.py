@@ -25,8 +25,8 @@ from tests.traces import (
     traces,
 )
 from tests.whole import collected_events, collected_of, collected_replay
-from tracer.belonging import NOBODY, connection_of
-from tracer.collected import Collected
+from tracer.collected.belonging import NOBODY, connection_of
+from tracer.collected.collector import Collected
 from tracer.connections import ConnectionTracker
 from tracer.events import EventBatch, EventFlag, Events, TcpState, is_transition, valid
 

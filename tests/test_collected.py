@@ -16,12 +16,12 @@ from hypothesis import given
 from tests.replays import folders, trace_of
 from tests.traces import assert_same_however_cut, traces
 from tracer.analysis import Analysis
-from tracer.collected import Collected, Collector
+from tracer.collected.collector import Collected, Collector
+from tracer.collected.tables import STATE_COLUMNS, Kind, Table, chosen, connection_table, finding_table, transition_table
 from tracer.commands.reading import collect
 from tracer.errors import CaptureError
 from tracer.events import EventBatch, Events
 from tracer.header import TraceHeader
-from tracer.tables import STATE_COLUMNS, Kind, Table, chosen, connection_table, finding_table, transition_table
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = argparse.Namespace(rules=None, config=None, benign=False)

@@ -15,7 +15,7 @@ from tests.comparing import collected_of, looked_at, moved, of_metric, pulls, wh
 from tests.stories import Story, at
 from tests.traces import garbage_of_seed, trace_of_seed, v4
 from tracer.clients import family_of
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.comparison.compared import Comparison
 from tracer.comparison.difference import Difference, badness, difference
 from tracer.comparison.presence import Presence, is_new_critical

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 
 from tests.traces import MS, PATHS, SECOND, START_NS, path, trace, traces
 from tests.whole import CLOCK, collected_events, collected_of, collected_replay
-from tracer.dossier import dossier_line, dossier_of
+from tracer.collected.dossier import dossier_line, dossier_of
+from tracer.collected.meanings import meaning
 from tracer.events import EventBatch, EventFlag, Events, TcpState
 from tracer.lifecycle import KNOWN_TRANSITIONS, CloseReason
-from tracer.meanings import meaning
 from tracer.reports.dossier_text import dossier_texts
 
 S = TcpState

@@ -29,7 +29,7 @@ from tests.traces import (
 )
 from tests.whole import CLOCK, HEADER, LABELS, collected_events, collected_of, collected_replay
 from tracer.clock import ClockOffset
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.events import EventBatch, Events, TcpState
 from tracer.exports import export
 from tracer.exports.arguments import connection_arguments

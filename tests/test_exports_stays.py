@@ -26,7 +26,7 @@ from tests.traces import (
     traces,
 )
 from tests.whole import HEADER, collected_events, collected_of
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.events import EventBatch, EventFlag, Events, TcpState
 from tracer.exports.stays import Stays, stays_of
 

@@ -21,12 +21,12 @@ from tests.test_exports_perfetto import HOSTILE, hostile
 from tests.traces import LADDR, RADDR, START_NS, event, path, trace, trace_of_seed, traces
 from tests.whole import CLOCK, HEADER, collected_events, collected_of, collected_replay
 from tracer.captures import create_trace
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
+from tracer.collected.tables import Kind, Table, table_of
 from tracer.events import EventBatch, EventFlag, Events, TcpState, valid
 from tracer.exports import export
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES
 from tracer.options import TABLES
-from tracer.tables import Kind, Table, table_of
 
 Rows = list[dict[str, Any]]
 PARQUET_TYPES = {

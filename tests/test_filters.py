@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.traces import MS, SECOND, START_NS, event, path, trace, traces
 from tests.whole import CLOCK, HEADER, collected_events, collected_of, collected_replay
-from tracer.belonging import NOBODY, connection_of
 from tracer.clock import ClockOffset
-from tracer.collected import Collected
+from tracer.collected.belonging import NOBODY, connection_of
+from tracer.collected.collector import Collected
 from tracer.errors import UsageError
 from tracer.events import EventBatch, EventFlag, Events, TcpState
 from tracer.filters.connections import fitting_connections

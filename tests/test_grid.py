@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from tracer.collected.selection import PART_ROWS
 from tracer.reports.grid import GridColumn, grid_lines, laid_out
-from tracer.selection import PART_ROWS
 from tracer.text import printable
 
 TEXTS = st.text(max_size=30).map(printable)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from tests.traces import START_NS, path, trace, trace_of_seed
 from tests.whole import collected_events, collected_replay
-from tracer.belonging import connection_of
+from tracer.collected.belonging import connection_of
+from tracer.collected.ordering import column_name, column_names, order_of, with_all_states
+from tracer.collected.selection import CONNECTIONS, FINDINGS, TRANSITIONS, Selection
+from tracer.collected.tables import Column, Kind, connection_table, transition_table
 from tracer.errors import UsageError
 from tracer.filters.filters import Filters
-from tracer.ordering import column_name, column_names, order_of, with_all_states
-from tracer.selection import CONNECTIONS, FINDINGS, TRANSITIONS, Selection
-from tracer.tables import Column, Kind, connection_table, transition_table
 
 CELLS = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), max_size=12)
 

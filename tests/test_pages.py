@@ -17,7 +17,7 @@ from tests.made_captures import collected, days, instant, mixed, short, storm
 from tests.stories import Story
 from tests.traces import START_NS, trace_of_seed
 from tracer.clock import ClockOffset
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.events import Events, no_events
 from tracer.lifecycle import CloseReason
 from tracer.pages.counts import BINS_MAX, distributions, edges, mean_open, most_open, turnover

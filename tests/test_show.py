@@ -28,9 +28,9 @@ from tests.test_captures import HEADER, SUFFIXES, batch_of, events_of, write
 from tests.test_main import Run, assert_no_traceback, environment, run
 from tests.traces import MS, SECOND, START_NS, event, path, trace
 from tests.whole import collected_file, collected_replay
+from tracer.collected.tables import connection_table, transition_table
 from tracer.events import EventBatch, EventFlag, TcpState, no_events
 from tracer.owners.owner import OwnerDetail
-from tracer.tables import connection_table, transition_table
 
 S = TcpState
 STORM, PULL = trace_of(REPLAYS / "lab-loop-429"), trace_of(REPLAYS / "registry-pull")

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.tables import Column, Kind, Table
-from tracer.tables_csv import cell_text, write_csv
+from tracer.collected.tables import Column, Kind, Table
+from tracer.collected.tables_csv import cell_text, write_csv
 
 
 def text_column(name: str, values: Sequence[str | None]) -> Column:

@@ -10,7 +10,7 @@ import pytest
 from tests.made_captures import CLOCK, HOSTILE, collected, mixed
 from tests.stories import LABELS, backing_off
 from tests.test_findings_lines import ONE
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.events import no_events
 from tracer.findings import FindingState, Severity, Suspect
 from tracer.summary import Loss

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.replays import REPLAYS, trace_of
 from tracer.captures import open_trace
 from tracer.clock import ClockOffset
-from tracer.collected import Collected, Collector
+from tracer.collected.collector import Collected, Collector
 from tracer.events import EventBatch, Events
 from tracer.header import TraceHeader
 from tracer.pipeline import Stop, run_replay

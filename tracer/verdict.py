@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tracer.clock import ClockOffset, rfc3339
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.remotes import where_text

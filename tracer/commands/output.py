@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from tracer.analysis import Analysis
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.configuration import read_settings
 from tracer.errors import EXIT_FINDING, EXIT_OK, UsageError
 from tracer.findings import Severity

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tracer.captures import Trace, open_trace
-from tracer.collected import Collected, Collector
+from tracer.collected.collector import Collected, Collector
 from tracer.commands.output import settings_for
 from tracer.pipeline import Listener, Stop, run_replay
 from tracer.progress import progress_bar

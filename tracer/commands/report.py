@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.commands.reading import collect
 from tracer.commands.writing import created
 from tracer.errors import EXIT_OK, MissingError, OutputError, UsageError

@@ -13,19 +13,19 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
+from tracer.collected.dossier import dossier_line, dossier_of
+from tracer.collected.ordering import column_names
+from tracer.collected.selection import CONNECTIONS, FINDINGS, PART_ROWS, TRANSITIONS, Selection, parts_of
+from tracer.collected.tables_csv import write_csv_parts
 from tracer.commands.output import say_what_is_missing
 from tracer.commands.reading import collect
-from tracer.dossier import dossier_line, dossier_of
 from tracer.errors import EXIT_OK, UsageError
 from tracer.filters.filters import Filters, parse_filters
-from tracer.ordering import column_names
 from tracer.reports.cells import TimeTexts
 from tracer.reports.dossier_text import dossier_texts
 from tracer.reports.grid import GridColumn, grid_lines, laid_out
 from tracer.reports.show_text import abstained_texts, grid_columns, head_texts
-from tracer.selection import CONNECTIONS, FINDINGS, PART_ROWS, TRANSITIONS, Selection, parts_of
-from tracer.tables_csv import write_csv_parts
 
 _WIDTH_MIN, _WIDTH_USUAL = 20, 80
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.comparison.changes import compare
 from tracer.comparison.compared import DURATION_MIN_NS, Comparison, NotCompared
 from tracer.comparison.matching import Match, match_endpoints

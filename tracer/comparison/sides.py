@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.clients import FAMILIES
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.owners.owner import OwnerDetail
 from tracer.roles import Role
 from tracer.rows import Connections

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import BinaryIO
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.errors import MissingError
 
 Told = Callable[[float], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tracer import __version__
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.lines.values import rounded
 
 

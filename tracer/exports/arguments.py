@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
+from tracer.collected.tables import Kind, connection_table
 from tracer.findings import Finding, Suspect
 from tracer.lifecycle import REASON_NAMES, CloseReason, errno_name
 from tracer.summary import Loss
-from tracer.tables import Kind, connection_table
 from tracer.text import comm_text, duration_text
 
 _SHOWN = (

@@ -1,4 +1,4 @@
-"""CSV: a table of a trace as `tracer.tables_csv` writes it. What holds for the whole trace has no place in it."""
+"""CSV: a table of a trace as `tracer.collected.tables_csv` writes it. What holds for the whole trace has no place in it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
+from tracer.collected.tables import Table, chosen, table_of
+from tracer.collected.tables_csv import write_csv_parts
 from tracer.exports import Told
-from tracer.tables import Table, chosen, table_of
-from tracer.tables_csv import write_csv_parts
 
 _PART_ROWS = 1 << 14
 """Rows that are text at the same time."""

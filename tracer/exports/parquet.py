@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 import polars as pl
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
+from tracer.collected.tables import Column, Kind, table_of
 from tracer.exports import Told
 from tracer.exports.about import about
-from tracer.tables import Column, Kind, table_of
 
 PREFIX = "regtrace."
 """Of every name in the metadata."""

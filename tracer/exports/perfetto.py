@@ -19,7 +19,8 @@ from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import (
     TrackEvent,
 )
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
+from tracer.collected.tables import Kind
 from tracer.exports import Told
 from tracer.exports.about import about
 from tracer.exports.arguments import (
@@ -33,7 +34,6 @@ from tracer.exports.arguments import (
 )
 from tracer.exports.timeline import Mark, Timeline, timeline_of
 from tracer.lifecycle import STATE_NAMES
-from tracer.tables import Kind
 from tracer.text import printable
 
 _SEQUENCE = 1

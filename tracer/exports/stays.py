@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.belonging import connection_of
-from tracer.collected import Collected
+from tracer.collected.belonging import connection_of
+from tracer.collected.collector import Collected
 from tracer.events import TcpState
 from tracer.lifecycle import CloseReason
 from tracer.rows import Connections

@@ -14,7 +14,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.exports.counts import Steps, open_steps, per_second_steps
 from tracer.exports.lanes import lanes_of
 from tracer.exports.stays import Stays, stays_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.events import TcpState, is_opening
 from tracer.filters.filters import CONNECT, LIFETIME, UNKNOWN_OWNER, Filters, Slower, id_matcher, matcher
 from tracer.filters.findings import chosen_findings, connections_in, ends_ns

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.errors import UsageError
 from tracer.filters.filters import UNKNOWN_OWNER, Filters, id_matcher, matcher
 from tracer.filters.places import at_endpoints, bounds_ns

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.filters.filters import Filters, matcher
 from tracer.roles import Role
 from tracer.text import address_text

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.belonging import NOBODY
-from tracer.collected import Collected
+from tracer.collected.belonging import NOBODY
+from tracer.collected.collector import Collected
 from tracer.filters.connections import fitting_connections
 from tracer.filters.filters import Filters
 from tracer.filters.places import Mask, at_endpoints, bounds_ns

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer import __version__
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.findings import FindingState
 from tracer.pages.span import Span, long_text
 from tracer.pages.tallies import OwnerTally, owner_tallies

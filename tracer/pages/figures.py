@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.churn import SIDES
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.findings import FindingState
 from tracer.pages.counts import distributions, edges, mean_open, most_open, turnover
 from tracer.pages.lanes import bounds, state_name, stretches

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.lifecycle import REASON_NAMES, CloseReason
 from tracer.pages.lanes import Stretches, bounds, packed, state_name
 from tracer.pages.span import Span

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.findings import FindingState
 from tracer.pages.content import ROWS_MAX, Content, TextTable
 from tracer.verdict import endpoint_label

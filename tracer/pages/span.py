@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.clock import ClockOffset
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.text import duration_text
 from tracer.verdict import moment_text
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.lifecycle import REASON_NAMES, CloseReason
 from tracer.owners.owner import OwnerDetail
 from tracer.rows import Connections

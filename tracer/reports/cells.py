@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.clock import ClockOffset, rfc3339
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
+from tracer.collected.tables import Column, Kind
 from tracer.filters.places import extent_ns
 from tracer.lifecycle import errno_name
-from tracer.tables import Column, Kind
 from tracer.text import bytes_text, duration_text, printable
 
 UNKNOWN = "-"

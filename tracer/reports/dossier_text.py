@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tracer.collected import Collected
-from tracer.dossier import Dossier
+from tracer.collected.collector import Collected
+from tracer.collected.dossier import Dossier
 from tracer.events import EventFlag, valid
 from tracer.findings import Finding
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES, CloseReason, errno_name

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 
-from tracer.selection import parts_of
+from tracer.collected.selection import parts_of
 
 _GAP = "  "
 

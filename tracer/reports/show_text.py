@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.belonging import NOBODY
-from tracer.collected import Collected
+from tracer.collected.belonging import NOBODY
+from tracer.collected.collector import Collected
+from tracer.collected.ordering import column_name
+from tracer.collected.selection import CONNECTIONS, FINDINGS, TRANSITIONS, Selection
+from tracer.collected.tables import Column, Kind
 from tracer.events import Events, valid
 from tracer.lifecycle import STATE_NAMES, CloseReason, errno_name
-from tracer.ordering import column_name
 from tracer.reports.cells import UNKNOWN, TimeTexts, column_texts
 from tracer.reports.grid import GridColumn
 from tracer.reports.text_report import coverage_text, owner_names, remark_texts, remote_texts, span_texts, warning_texts
 from tracer.rows import Connections
 from tracer.segments import take
-from tracer.selection import CONNECTIONS, FINDINGS, TRANSITIONS, Selection
-from tracer.tables import Column, Kind
 from tracer.text import duration_text, printable
 
 Cells = Callable[[NDArray[np.intp]], list[str]]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.adoption import ends_of_events, ends_of_rows
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.connections import IS_INBOUND
 from tracer.events import Events, TcpState, is_opening, valid
 from tracer.lifecycle import RANK

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.clock import ClockOffset
-from tracer.collected import Collected
+from tracer.collected.collector import Collected
 from tracer.events import EventFlag, Events, valid
 from tracer.findings import Finding
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES

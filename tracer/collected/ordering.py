@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.collected.tables import STATE_COLUMNS, Column, Kind, Table
 from tracer.errors import UsageError
-from tracer.tables import STATE_COLUMNS, Column, Kind, Table
 
 _FORMS = ("{}", "{}_ns", "{}_us", "{}_ms", "{}_state_ns", "bytes_{}", "{}_bytes", "{}_at")
 _SPOKEN = {

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tracer.tables import Column, Kind, Table
+from tracer.collected.tables import Column, Kind, Table
 from tracer.text import printable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

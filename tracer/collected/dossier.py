@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.belonging import connection_of
 from tracer.clock import ClockOffset
-from tracer.collected import Collected
+from tracer.collected.belonging import connection_of
+from tracer.collected.collector import Collected
+from tracer.collected.meanings import meaning
 from tracer.events import EventBatch, Events, TcpState, valid
 from tracer.filters.findings import connections_in
 from tracer.findings import Finding
 from tracer.lifecycle import CloseReason
 from tracer.lines import connection_lines, finding_lines, transition_lines
-from tracer.meanings import meaning
 from tracer.owners.owner import OwnerDetail
 from tracer.roles import Role
 from tracer.rows import Connections

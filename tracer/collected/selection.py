@@ -11,17 +11,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.belonging import NOBODY, connection_of
-from tracer.collected import Collected
+from tracer.collected.belonging import NOBODY, connection_of
+from tracer.collected.collector import Collected
+from tracer.collected.ordering import column_name, order_of, with_all_states
+from tracer.collected.tables import Column, Kind, Table, chosen, connection_table, finding_table, transition_table
 from tracer.events import EventBatch
 from tracer.filters.connections import fitting_connections
 from tracer.filters.filters import Filters
 from tracer.filters.findings import fitting_findings
 from tracer.filters.transitions import fitting_transitions
 from tracer.lines import connection_lines, finding_lines, transition_lines
-from tracer.ordering import column_name, order_of, with_all_states
 from tracer.segments import take
-from tracer.tables import Column, Kind, Table, chosen, connection_table, finding_table, transition_table
 
 CONNECTIONS, TRANSITIONS, FINDINGS = "connections", "transitions", "findings"
 PART_ROWS = 1 << 14
@@ -82,13 +82,13 @@ class Selection:
         return index[order_of(Column(exact, columns[0].kind, values, known), descending)]
 
     def own_columns(self) -> list[str]:
-        """The columns of `tracer.tables`: none that is made here, and no state that no connection of the trace was in."""
+        """The columns of `tables`: none that is made here, and no state that no connection of the trace was in."""
         if self.kind == CONNECTIONS:
             return list(connection_table(self.collected))
         return [name for name in self.part(_NOTHING) if name not in _OWN]
 
     def part(self, index: NDArray[np.intp]) -> Table:
-        """Some rows as a table, with columns that `tracer.tables` does not have.
+        """Some rows as a table, with columns that `tracer.collected.tables` does not have.
 
         These are `number`, of the connection or of the finding, and `after_ns`, how long after the transition before of the same
         connection one came.
