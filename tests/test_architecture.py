@@ -17,7 +17,7 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist", "remotes", "verdict",
+    "learner", "watchlist", "remotes", "verdict", "lanes",
     *(f"collected/{name}" for name in (
         "belonging", "collector", "dossier", "meanings", "ordering", "selection", "tables", "tables_csv",
     )),
@@ -26,8 +26,10 @@ CORE = (
     )),
     *(f"lines/{name}" for name in ("comparison", "connections", "findings", "stream", "summary", "transitions", "values")),
     *(f"filters/{name}" for name in ("connections", "filters", "findings", "places", "spans", "transitions")),
-    *(f"exports/{name}" for name in ("about", "arguments", "counts", "lanes", "stays", "timeline")),
-    *(f"pages/{name}" for name in ("charts", "content", "counts", "figures", "lanes", "layout", "markdown", "span", "tallies")),
+    *(f"exports/{name}" for name in ("about", "arguments", "counts", "stays", "timeline")),
+    *(f"pages/{name}" for name in (
+        "charts", "content", "counts", "figures", "layout", "markdown", "span", "stretches", "tallies",
+    )),
     *(f"imports/{name}" for name in ("bpftrace", "columns", "ends", "formats", "ftrace", "importer", "readings", "selection")),
     *(f"imports/{name}" for name in ("tcpstates", "tcpstates_csv", "timeline", "window")),
     *(f"screen/{name}" for name in ("controls", "gauges", "journal", "keys", "matching", "moments", "numbers", "picture")),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.exports.counts import SECOND_NS, open_steps, per_second_steps
-from tracer.exports.lanes import lanes_of
+from tracer.lanes import lanes_of
 
 NEVER_NS = int(np.iinfo(np.int64).max)
 SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), max_size=30).map(

@@ -19,12 +19,13 @@ from tests.traces import START_NS, trace_of_seed
 from tracer.clock import ClockOffset
 from tracer.collected.collector import Collected
 from tracer.events import Events, no_events
+from tracer.lanes import lanes_of
 from tracer.lifecycle import CloseReason
 from tracer.pages.counts import BINS_MAX, distributions, edges, mean_open, most_open, turnover
 from tracer.pages.figures import figures_of
-from tracer.pages.lanes import UNSEEN, bounds, packed, stretches
 from tracer.pages.layout import EXACT_MAX, LANES_MAX
 from tracer.pages.span import Span, span_of
+from tracer.pages.stretches import UNSEEN, bounds, stretches
 from tracer.pages.tallies import owner_tallies
 
 SECOND = 1_000_000_000
@@ -97,7 +98,7 @@ class TestLanes:
     def test_none_overlaps_and_no_fewer_would_do(self, lives: list[tuple[int, int]], gap_ns: int) -> None:
         start_ns = np.array([start for start, _ in lives], np.int64)
         end_ns = np.array([start + length for start, length in lives], np.int64)
-        lanes = packed(start_ns, end_ns, gap_ns)
+        lanes = lanes_of(start_ns, end_ns, gap_ns)
         for one in range(len(lives)):
             for other in range(one):
                 apart = start_ns[one] >= end_ns[other] + gap_ns or start_ns[other] >= end_ns[one] + gap_ns

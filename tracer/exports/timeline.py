@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from tracer.collected.collector import Collected
 from tracer.exports.counts import Steps, open_steps, per_second_steps
-from tracer.exports.lanes import lanes_of
 from tracer.exports.stays import Stays, stays_of
 from tracer.facts import EndpointFact
+from tracer.lanes import lanes_of
 from tracer.lifecycle import CloseReason
 from tracer.roles import Role
 from tracer.segments import take

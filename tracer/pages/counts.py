@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from tracer.churn import churn
 from tracer.lifetimes import SPAN_NAMES
-from tracer.pages.lanes import STATE_ORDER, Stretches
 from tracer.pages.span import Span
+from tracer.pages.stretches import STATE_ORDER, Stretches
 from tracer.rows import Connections
 
 BINS_MAX = 160

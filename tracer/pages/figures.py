@@ -15,9 +15,9 @@ from tracer.churn import SIDES
 from tracer.collected.collector import Collected
 from tracer.findings import FindingState
 from tracer.pages.counts import distributions, edges, mean_open, most_open, turnover
-from tracer.pages.lanes import bounds, state_name, stretches
 from tracer.pages.layout import CHOSEN, MARKED_REASONS, Layout, Rows, laid_out
 from tracer.pages.span import Span, long_text
+from tracer.pages.stretches import bounds, state_name, stretches
 from tracer.rows import Connections
 from tracer.text import duration_text
 from tracer.verdict import endpoint_label, verdict_of

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.collected.collector import Collected
+from tracer.lanes import lanes_of
 from tracer.lifecycle import REASON_NAMES, CloseReason
-from tracer.pages.lanes import Stretches, bounds, packed, state_name
 from tracer.pages.span import Span
+from tracer.pages.stretches import Stretches, bounds, state_name
 from tracer.pages.tallies import owner_groups
 from tracer.segments import take
 from tracer.text import address_text, bytes_text, duration_text
@@ -98,7 +99,7 @@ class Layout:
         counts = []
         for number in range(len(self._titles)):
             own = np.flatnonzero(self._group == number)
-            self._lane[own] = packed(start_ns[own], end_ns[own], int(span.length_ns * _GAP_SHARE))
+            self._lane[own] = lanes_of(start_ns[own], end_ns[own], int(span.length_ns * _GAP_SHARE))
             counts.append(int(self._lane[own].max()) + 1)
         self.lanes = sum(counts)
         self._lane_px = next((px for px, most in ((16, 12), (12, 30), (8, 60), (5, 120)) if self.lanes <= most), 3)

@@ -1,8 +1,7 @@
-"""Connections as stretches of time: what state each was in when, and lanes in which none overlaps another. Pure."""
+"""Connections as stretches of time: what state each was in when. Pure."""
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,18 +93,3 @@ def _kept(rows: Connections, starts: NDArray[np.int64], ends: NDArray[np.int64],
     until_ns = np.concatenate([ends[ends > starts], end_ns[without]])
     order = np.lexsort((start_ns, connection))
     return Stretches(connection[order], state[order].astype(np.uint8), start_ns[order], until_ns[order])
-
-
-def packed(start_ns: NDArray[np.int64], end_ns: NDArray[np.int64], gap_ns: int) -> NDArray[np.intp]:
-    """A lane for each interval, from 0, so that those in one lane do not overlap and are `gap_ns` apart. Shape (n,).
-
-    Each goes into the lane that has been free for longest, a new one only where none is free: no fewer lanes are enough.
-    """
-    lanes = np.zeros(len(start_ns), np.intp)
-    free: list[tuple[int, int]] = []  # (free from, lane)
-    starts, ends = start_ns.tolist(), end_ns.tolist()
-    for index in np.lexsort((end_ns, start_ns)).tolist():
-        lane = heapq.heappop(free)[1] if free and free[0][0] <= starts[index] else len(free)
-        lanes[index] = lane
-        heapq.heappush(free, (ends[index] + gap_ns, lane))
-    return lanes
