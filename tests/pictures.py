@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import re
 from pathlib import Path
 
+import vl_convert
 from rich.console import Console
 
 from tests.live import ROOT
@@ -13,6 +15,11 @@ from tests.replays import REPLAYS, trace_of
 from tests.standing import up_to
 from tracer.analysis import Analysis
 from tracer.captures import open_trace
+from tracer.commands.reading import collect
+from tracer.pages.content import content_of
+from tracer.pages.figures import figures_of
+from tracer.pages.picture import picture_spec
+from tracer.pages.span import span_of
 from tracer.rules.settings import RuleSettings
 from tracer.screen.controls import Controls
 from tracer.screen.frame import frame
@@ -51,14 +58,28 @@ def live_svg(trace_path: Path, span_s: float, width: int, height: int) -> str:
 
 _FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 """Fonts that whoever looks would fetch from somewhere; theirs will do."""
-README = (trace_of(REPLAYS / "lab-dockerd-mirror-503"), 21.5, 100, 22)
+LIVE = (trace_of(REPLAYS / "lab-dockerd-mirror-503"), 21.5, 100, 22)
 """Which trace, up to when (s), and the terminal's columns and lines."""
+
+
+REPORT = trace_of(REPLAYS / "lab-loop-429")
+
+
+def report_svg(trace_path: Path) -> str:
+    """What `report --format png` draws, as lines instead of dots: a tenth of the bytes."""
+    options = argparse.Namespace(rules=None, config=None, benign=False)
+    collected = collect(options, trace_path)
+    span = span_of(collected)
+    assert span is not None
+    content = content_of(collected, span, trace_path.name, f"regtrace report {trace_path.parent.name}", ())
+    return vl_convert.vegalite_to_svg(picture_spec(content, figures_of(collected, span)), allowed_base_urls=[])
 
 
 def main() -> None:
     DOCS.mkdir(exist_ok=True)
-    (DOCS / "live.svg").write_text(live_svg(*README), "utf-8")
-    print("rewrote docs/live.svg")
+    for name, svg in (("live", live_svg(*LIVE)), ("report", report_svg(REPORT))):
+        (DOCS / f"{name}.svg").write_text(svg, "utf-8")
+        print(f"rewrote docs/{name}.svg")
 
 
 if __name__ == "__main__":

@@ -21,11 +21,16 @@ def picture(content: Content, figures: Figures | None) -> bytes:
     """The PNG of a report; without figures, the verdict alone."""
     import vl_convert
 
+    return vl_convert.vegalite_to_png(picture_spec(content, figures), scale=_SCALE, allowed_base_urls=[])
+
+
+def picture_spec(content: Content, figures: Figures | None) -> Spec:
+    """The same before it is drawn."""
     title = _title(content)
     spec = timeline(figures, _PLOT_PX, title) if figures else _words_alone(title)
     spec["background"] = "white"
     spec["padding"] = 16
-    return vl_convert.vegalite_to_png(spec, scale=_SCALE, allowed_base_urls=[])
+    return spec
 
 
 def _title(content: Content) -> Spec:
