@@ -15,6 +15,7 @@ from tracer.commands.reading import collect, follow, opened
 from tracer.commands.writing import created
 from tracer.errors import EXIT_OK, UsageError
 from tracer.exports import export, writer_of
+from tracer.files import refuse_existing
 from tracer.options import BINARY, TABLES
 from tracer.pipeline import Stop
 from tracer.progress import progress_bar
@@ -71,6 +72,7 @@ def _output(options: argparse.Namespace) -> Path | None:
     path = Path(options.output)
     if path.exists() and options.trace.exists() and path.samefile(options.trace):
         raise UsageError(f"{path} is the capture itself; choose another name")
+    refuse_existing(path, options.force)
     return path
 
 

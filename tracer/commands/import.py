@@ -15,6 +15,7 @@ from typing import Self
 
 from tracer.captures import TraceWriter, check_name, create_trace
 from tracer.errors import EXIT_OK, CaptureError, UsageError
+from tracer.files import refuse_existing
 from tracer.imports.bpftrace import PROGRAM
 from tracer.imports.formats import FORMATS, format_named
 from tracer.imports.importer import Importer
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if options.file is None or options.output is None:
         raise UsageError("import needs a FILE (or - for standard input) and the capture to write, with -o TRACE")
     check_name(options.output)
+    refuse_existing(options.output, options.force)
     selection = Selection(options.registry, options.port)
     formats = FORMATS if options.format == "auto" else (format_named(options.format),)
     importer = Importer(selection, formats)

@@ -10,6 +10,7 @@ from tracer.collected.collector import Collected
 from tracer.commands.reading import collect
 from tracer.commands.writing import created
 from tracer.errors import EXIT_OK, MissingError, OutputError, UsageError
+from tracer.files import refuse_existing
 from tracer.options import REPORT_FORMATS
 from tracer.pages.content import Content, content_of
 from tracer.pages.span import span_of
@@ -65,8 +66,8 @@ def _check(path: Path | None, form: str, force: bool) -> None:
         MissingError: a library that charts need is not there.
         UsageError: a picture would go to a terminal.
     """
-    if path is not None and not force and path.exists():
-        raise OutputError(f"{path} exists; choose another name, or replace it with --force")
+    if path is not None:
+        refuse_existing(path, force)
     if path is not None and not path.parent.is_dir():
         raise OutputError(f"{path} can't be created: {path.parent} is no directory")
     if path is None and form == "png" and sys.stdout.isatty():
