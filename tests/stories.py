@@ -159,7 +159,7 @@ def judge_batches(
     made = Analysis(source, resolution_ns, LABELS, settings, dict(ROLES if roles is None else roles))
     findings = [finding for batch in batches for finding in made.feed(batch).findings]
     findings += made.close()
-    summary = made.summary(with_cadences=False)
+    summary = made.headline()
     return Verdict(findings, dict(summary.abstained), made.worst, summary.episodes, summary.findings)
 
 
