@@ -7,6 +7,7 @@ to the very next one, and the source port is not known at SYN_SENT.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,7 +81,15 @@ _BLANK_WORDS = _blank_words()
 
 def by_endpoint(rows: Connections) -> Iterator[tuple[int, Connections]]:
     """The rows of each endpoint, in the order of endpoint ids."""
+    if not len(rows):
+        return
     endpoint_id = rows["endpoint_id"]
-    for number in np.unique(endpoint_id).tolist():
-        own = endpoint_id == number
-        yield number, rows if own.all() else take(rows, np.flatnonzero(own))
+    order = np.argsort(endpoint_id, kind="stable")
+    sorted_id = endpoint_id[order]
+    starts = np.concatenate([[0], np.flatnonzero(sorted_id[1:] != sorted_id[:-1]) + 1])
+    if len(starts) == 1:
+        yield int(sorted_id[0]), rows
+        return
+    rows = take(rows, order)
+    for start, end in pairwise([*starts.tolist(), len(rows)]):
+        yield int(sorted_id[start]), rows[start:end]
