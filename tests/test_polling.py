@@ -464,9 +464,11 @@ def test_a_search_of_all_processes_is_paid_for_before_the_next(monkeypatch: pyte
     with serving(answer_and_wait) as port, closing(source):
         source.watch([(Remote(netlink.V4_MAPPED + bytes([127, 0, 0, 1]), 128, port), 1)])
         source.start()
+        started_s = time.monotonic()
         for _ in range(12):
             with ask(port):
                 source.read(at_once=True)
+        lasted_s = time.monotonic() - started_s
     assert everywhere[0] is True
-    assert everywhere.count(True) <= 2
+    assert everywhere.count(True) <= 2 + lasted_s / (0.03 / 0.02)  # 30 ms are 2 % of a second and a half
     assert len(everywhere) >= 8
