@@ -115,6 +115,11 @@ class Client:
         """Openings since a time within the last minute, to a second."""
         return sum(count for second, count in self._bins if second >= since_ns // _BIN_NS)
 
+    def first_since(self, since_ns: int) -> int:
+        """The first opening since a time within the last minute, to a second; the time itself if there was one just then."""
+        seconds = (second for second, count in self._bins if count and second >= since_ns // _BIN_NS)
+        return max(next(seconds, 0) * _BIN_NS, since_ns)
+
     def visits_of(self, pid: int) -> list[Visit]:
         """The visits to which connections of a process may belong, oldest first."""
         return [visit for visit in self.visits if visit.pid == pid] if self.one_shot else list(self.visits)

@@ -263,7 +263,9 @@ def coverage_text(summary: Summary) -> str:
     """How much was seen, in words."""
     if summary.counted:
         return f"{summary.opened} of {summary.counted} opened connections seen"
-    return "every transition seen" if summary.coverage == 1.0 else "coverage unknown"
+    if summary.coverage != 1.0:
+        return "coverage unknown"
+    return "every transition seen" + (" of what has an address" if summary.unresolved else "")
 
 
 def kernel_text(span: KernelSpan) -> str:
@@ -309,7 +311,7 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         lines += _endpoint_texts(endpoint)
     labels = {endpoint.endpoint_id: endpoint.endpoint for endpoint in summary.endpoints}
     lines += [
-        f"{printable(comm_text(owner.comm))} tries {_endpoint(labels, owner.endpoint_id)} {cadence_text(found)}"
+        f"rhythm: {printable(comm_text(owner.comm))} connects to {_endpoint(labels, owner.endpoint_id)} {cadence_text(found)}"
         for owner, found in summary.cadences.items()
         if found.rhythm is not Rhythm.NONE
     ]
@@ -324,6 +326,9 @@ def summary_texts(summary: Summary, truncated: str | None = None) -> list[str]:
         lines.append(f"findings: {summary.episodes} in all, still open: {shown}")
     elif summary.episodes:
         lines.append(f"findings: {summary.episodes} in all, none open")
+    else:
+        silent = len({rule for rule, _ in summary.abstained if rule != "*"})
+        lines.append("findings: none" + (f"; {silent} rules did not judge" if silent else ""))
     lines += [
         f"unknown transition {old} -> {new}: {count} times; please report it"
         for (old, new), count in summary.unknown_transitions.items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Engine:
         self._cell_ns = -1  # the end of the cell with the latest event; -1: it was judged
         self._quiet_until_ns = -1
         self._judged_ns = -1
-        self._open: dict[tuple[str, Any], tuple[Sighting, Finding]] = {}
+        self._open: dict[tuple[str, Any], _Episode] = {}
         self._episodes = 0
         self._events: list[Events] = []
         self._ended: list[Connections] = []
@@ -75,8 +75,8 @@ class Engine:
 
     @property
     def open(self) -> list[Finding]:
-        """The episodes that are open now, as last told, in the order of their opening."""
-        return sorted((finding for _, finding in self._open.values()), key=lambda finding: finding.episode)
+        """The episodes that are open now, as they stand, in the order of their opening."""
+        return sorted((each.now for each in self._open.values()), key=lambda finding: finding.episode)
 
     @property
     def episodes(self) -> int:
@@ -127,7 +127,7 @@ class Engine:
         if self._judged_ns >= 0 and self._cell_ns < 0:
             if self._judged_ns < self._quiet_until_ns:
                 due.append((self._judged_ns // SECOND_NS + 1) * SECOND_NS)
-            expiries = [-(-_expiry_ns(sighting) // TICK_NS) * TICK_NS for sighting, _ in self._open.values()]
+            expiries = [-(-_expiry_ns(each.sighting) // TICK_NS) * TICK_NS for each in self._open.values()]
             due += [at_ns for at_ns in expiries if at_ns <= self._quiet_until_ns + PATIENCE_NS]
         return min(due) if due else None
 
@@ -139,11 +139,19 @@ class Engine:
         return found
 
     def close(self) -> list[Finding]:
-        """Judge what is not yet judged; the trace is over, and nothing that a rule waits for will come. Episodes stay open."""
+        """Judge what is not yet judged; the trace is over, and nothing that a rule waits for will come. Episodes stay open.
+
+        Those that have changed since they were told last are told once more: there is no later line to wait for.
+        """
         if self._judged_ns < 0 and self._cell_ns < 0:
             return []
         self._view.final = True
-        return self._tick(max(self._cell_ns, self._judged_ns))
+        found = self._tick(max(self._cell_ns, self._judged_ns))
+        for key, each in self._open.items():
+            if each.now.summary != each.told.summary:
+                self._open[key] = each._replace(told=each.now)
+                found.append(replace(each.now, at_ns=self._view.now_ns))
+        return found
 
     def abstained(self) -> list[tuple[str, str]]:
         """(rule, reason) of the rules that could not judge, or withheld something."""
@@ -197,25 +205,25 @@ class Engine:
         key = (rule.id, answer.key)
         known = self._open.get(key)
         if isinstance(answer, Over):
-            if known is None or answer.at_ns < known[0].started_ns:
+            if known is None or answer.at_ns < known.sighting.started_ns:
                 return []  # what went well before it began may become clear only now
             del self._open[key]
-            _, finding = known
+            finding = known.now
             self._view.ended.append(Ended(rule.id, finding.endpoint_id, finding.started_ns, answer.at_ns, answer.recovered))
             return [self._closed(finding, answer.at_ns)]
         if known is None:
             return self._begin(rule, key, answer)
-        sighting, finding = known
+        sighting, finding, _ = known
         answer = replace(answer, started_ns=min(answer.started_ns, sighting.started_ns))
         if answer.confidence < sighting.confidence:  # what was surer before still holds; this only shows that it goes on
             severity, seen_ns = max(answer.severity, sighting.severity), max(answer.seen_ns, sighting.seen_ns)
             answer = replace(sighting, severity=severity, seen_ns=seen_ns, hold_ns=answer.hold_ns)
         changed = self._told(rule, answer, finding.episode, finding.detected_ns, FindingState.UPDATE)
-        self._open[key] = (answer, finding)
+        self._open[key] = _Episode(answer, finding, changed)
         grown = abs(changed.confidence - finding.confidence) >= CONFIDENCE_STEP or changed.severity != finding.severity
         if not grown and (answer.seen_ns <= sighting.seen_ns or self._view.now_ns - finding.at_ns < UPDATE_NS):
             return []
-        self._open[key] = (answer, changed)
+        self._open[key] = _Episode(answer, changed, changed)
         return [changed]
 
     def _begin(self, rule: Rule[Any], key: tuple[str, Any], sighting: Sighting) -> list[Finding]:
@@ -229,7 +237,7 @@ class Engine:
             return []
         self._episodes += 1
         finding = self._told(rule, sighting, self._episodes, self._view.now_ns, FindingState.OPEN)
-        self._open[key] = (sighting, finding)
+        self._open[key] = _Episode(sighting, finding, finding)
         return [finding]
 
     def _told(self, rule: Rule[Any], sighting: Sighting, episode: int, detected_ns: int, state: FindingState) -> Finding:
@@ -263,16 +271,24 @@ class Engine:
         return coverage is not None and coverage < COVERAGE_MIN
 
     def _expire(self, now_ns: int) -> list[Finding]:
-        over = [key for key, (sighting, _) in self._open.items() if _expiry_ns(sighting) <= now_ns]
+        over = [key for key, each in self._open.items() if _expiry_ns(each.sighting) <= now_ns]
         found = []
         for key in over:
-            sighting, finding = self._open.pop(key)
-            found.append(self._closed(finding, sighting.seen_ns))
+            each = self._open.pop(key)
+            found.append(self._closed(each.now, each.sighting.seen_ns))
         return found
 
     def _closed(self, finding: Finding, ended_ns: int) -> Finding:
         ended_ns = max(ended_ns, finding.started_ns)
         return replace(finding, state=FindingState.CLOSED, ended_ns=ended_ns, at_ns=self._view.now_ns)
+
+
+class _Episode(NamedTuple):
+    """One that is open: its latest sighting, and as a finding when it was told last and as it stands."""
+
+    sighting: Sighting
+    told: Finding
+    now: Finding
 
 
 def _expiry_ns(sighting: Sighting) -> int:

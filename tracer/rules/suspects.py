@@ -10,7 +10,7 @@ from tracer.visits import Client
 
 SUSPECTS_MAX = 5
 WINDOW_NS = 60_000_000_000
-"""Rates are of the last minute, or of the time since the first opening if that is shorter."""
+"""Rates are of the last minute, or of the time since the owner's first opening in it if that is shorter."""
 _MIN_RATE_NS = 5_000_000_000
 """Rates over less than this would be an exaggeration."""
 _RANKED_MAX = 64
@@ -41,7 +41,7 @@ class Ranking:
             span_ns, opens = self._now_ns - client.first_ns, client.opens
             rate = opens * 60e9 / span_ns if span_ns >= _MIN_RATE_NS else None
             return Suspect(client.pid, owner.comm, owner.cgroup_id, rate, 1.0 if not self.total else 0.0)
-        span_ns = self._now_ns - self._since_ns
+        span_ns = self._now_ns - client.first_since(self._since_ns)
         rate = count * 60e9 / span_ns if span_ns >= _MIN_RATE_NS else None
         return Suspect(client.pid, owner.comm, owner.cgroup_id, rate, count / self.total)
 

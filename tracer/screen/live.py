@@ -147,8 +147,9 @@ class LiveReport:
         self._terminal.close()
         self._notices.give_back()
         for finding in self._findings.values():
-            said = replace(finding, state=FindingState.OPEN) if finding.state is FindingState.UPDATE else finding
-            for text in finding_texts(said, analysis.endpoints, self._clock):
+            # What was on the screen is gone, so that it is told whole, also if it is over by now.
+            told = [replace(finding, state=FindingState.OPEN), *([finding] if finding.state is FindingState.CLOSED else [])]
+            for text in (text for each in told for text in finding_texts(each, analysis.endpoints, self._clock)):
                 self._console.print(Text(text), soft_wrap=True)
         for line in summary_texts(analysis.summary(), truncated):
             self._console.print(Text(line), soft_wrap=True)

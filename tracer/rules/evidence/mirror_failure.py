@@ -110,7 +110,7 @@ class MirrorFailure(Rule[MirrorFailureThresholds]):
             for other_visit in reversed(other.visits):
                 if other_visit.start_ns <= visit.start_ns:
                     break
-                if other_visit.start_ns <= until_ns:
+                if other_visit.start_ns <= until_ns and _same_process(visit, other_visit):
                     yield other, other_visit
 
     def _sighting(self, view: View, client: Client, visit: Visit, found: tuple[Client, Visit]) -> Sighting:
@@ -147,3 +147,8 @@ class MirrorFailure(Rule[MirrorFailureThresholds]):
             },
             suspects=view.suspect(client),
         )
+
+
+def _same_process(visit: Visit, other: Visit) -> bool:
+    """Whether one process may have made both: who falls through does so itself, and two runs of curl are two errands."""
+    return visit.pid < 0 or other.pid < 0 or visit.pid == other.pid

@@ -49,9 +49,10 @@ class RateLimitThresholds(Thresholds):
 class RateLimit(Rule[RateLimitThresholds]):
     """A registry refuses requests because there were too many of them.
 
-    Finds: one process that gets the same short answer again and again, at distances that double (containers/image after a
-        429) or are even (Retry-After); a burst of the same short answer (containerd); or requests that are answered with much
-        less than the same client's same requests ever were, with no download behind them.
+    Finds: one process of a program built on containers/image (skopeo, podman, CRI-O) that gets the same short answer again
+        and again, at distances that double (after a 429) or are even (Retry-After); a burst of the same short answer
+        (containerd); or requests that are answered with much less than the same client's same requests ever were, with no
+        download behind them.
     Matters: pulls fail until the window of the limit has passed; containers/image says so only after 30 to 240 s.
     Needs: payload bytes of connections that end; the growing distances need three attempts, the comparison two earlier answers.
     Parameters: attempts_min, pause_min_s, factor_min, factor_max, burst_min, follow_s, hold_s.
