@@ -13,6 +13,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+import bpf.clients
+import tracer.learner
 from bpf.clients import FOLLOWED_PER_OPENING, FOLLOWING
 from bpf.source import EbpfSource
 from bpf.support import probe
@@ -148,3 +150,7 @@ def test_the_program_and_user_space_agree_on_the_place_of_that_count(source: Ebp
     connect(watched)
     with serving(lambda connection: connection.recv(1)) as quiet, socket.create_connection(("127.0.0.1", quiet)):
         assert followed_sockets(source) == 1
+
+
+def test_the_program_and_the_learner_take_somebody_for_a_client_for_as_long() -> None:
+    assert bpf.clients.CLIENT_NS == tracer.learner.CLIENT_NS

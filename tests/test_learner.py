@@ -320,3 +320,29 @@ def test_of_ten_thousand_openings_each_owner_counts_with_its_last() -> None:
     hear(made, START_NS, NAME)
     late = trace(opening(START_NS + 499 + CLIENT_NS, candidate(made)))
     assert promote(made, late) == [f"{NAME}:443"]
+
+
+@pytest.mark.parametrize("cuts", [[[0, 1, 2]], [[0], [1], [2]], [[0, 1], [2]], [[0], [1, 2]]], ids=str)
+def test_who_opens_another_one_to_an_api_afterwards_is_a_client_all_the_same(cuts: list[list[int]]) -> None:
+    """All of it may come in one read."""
+    made = learnt()
+    late_ns = START_NS + CLIENT_NS + 10 * SECOND
+    events = [
+        opening(late_ns, API, skaddr=0x10),
+        opening(late_ns + SECOND // 100, LEARNT, skaddr=0x20, daddr=v4(ADDRESS)),
+        opening(late_ns + SECOND // 50, API, skaddr=0x30),
+    ]
+    wanted = []
+    for cut in cuts:
+        batch = trace(*(events[index] for index in cut))
+        made.note_openings(batch, ROLES)
+        wanted += made.let_through(batch).tolist()
+    assert wanted == [True, True, True]
+
+
+def test_when_it_is_full_nothing_more_is_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner, "LEARNT_MAX", 1)
+    made = talking()
+    hear(made, START_NS, "a.example", "b.example")
+    openings = trace(*(opening(START_NS + 1, number) for number in made.watch()))
+    assert [len(promote(made, openings)) for _ in range(2)] == [1, 0]

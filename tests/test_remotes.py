@@ -78,15 +78,21 @@ def test_they_do_not_depend_on_how_events_were_cut(events: Events) -> None:
     assert_same_however_cut(run, events)
 
 
-def test_a_finding_in_a_network_says_where() -> None:
-    analysis = Analysis("ebpf", 1, WIDE, RuleSettings("evidence"))
+def test_a_finding_says_where_it_was_when_it_was_made_however_events_were_cut() -> None:
+    """What is connected to later is not where it was."""
+    first = [START_NS + attempt * SECOND for attempt in range(8)]
+    later = [first[-1] + SECOND + attempt * SECOND // 10 for attempt in range(40)]
+    places = [*((at_ns, "203.0.113.7", 5000) for at_ns in first), *((at_ns, "203.0.113.9", 443) for at_ns in later)]
     events = [
-        each
-        for attempt in range(8)
-        for each in path(
-            "refused", [START_NS + attempt * SECOND, START_NS + attempt * SECOND + 1000], daddr=v4("203.0.113.7"), dport=5000
-        )
+        each for at_ns, address, port in places for each in path("refused", [at_ns, at_ns + 1000], daddr=v4(address), dport=port)
     ]
-    findings = [*analysis.feed(EventBatch(trace(*events), "ebpf", 1)).findings, *analysis.close()]
-    assert findings
-    assert all(each.evidence["remotes"] == [{"address": "203.0.113.7", "port": 5000, "share": 1.0}] for each in findings)
+
+    def run(batches: list[EventBatch]) -> list[tuple[str, object]]:
+        analysis = Analysis("ebpf", 1, WIDE, RuleSettings("evidence"))
+        findings = [finding for batch in batches for finding in analysis.feed(batch).findings] + analysis.close()
+        return [(finding.rule, finding.evidence["remotes"]) for finding in findings]
+
+    assert_same_however_cut(run, trace(*events))
+    told = run([EventBatch(trace(*events), "ebpf", 1)])
+    assert told[0][1] == [{"address": "203.0.113.7", "port": 5000, "share": 1.0}]
+    assert told[-1][1] != told[0][1]

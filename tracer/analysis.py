@@ -218,12 +218,12 @@ class Analysis:
         findings: list[Finding] = []
         pieces = []
         for start, end in self._pieces(batch):
-            findings += self._advance(int(batch.events["ts_ns"][start]))
+            findings += map(self._named, self._advance(int(batch.events["ts_ns"][start])))  # before anything later is known
             pieces.append(self._feed_piece(batch, start, end))
         if batch.until_ns:
-            findings += self._advance(batch.until_ns)
+            findings += map(self._named, self._advance(batch.until_ns))
         ended = pieces[0] if len(pieces) == 1 else np.concatenate([blank_connections(0), *pieces])
-        return Progress(ended, [self._named(finding) for finding in findings])
+        return Progress(ended, findings)
 
     def close(self) -> list[Finding]:
         """The trace is over: judge what came last. Findings that are open stay open."""

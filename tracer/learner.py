@@ -46,6 +46,9 @@ RELABEL_NS = 5 * SECOND_NS
 """Events that were on their way when a candidate became an endpoint have its number as a candidate."""
 CLIENTS_MAX = 4096
 LEARNT_MAX = 64
+_OPENINGS_KEPT = 2 * (CLIENT_NS // SECOND_NS + 2)
+_Openings = deque[tuple[int, int]]
+"""(boottime, endpoint id) of connections opened to APIs, in their order."""
 _ADDRESSES_MAX = 16
 _RECENT_MAX = 512
 _SKEW_NS = 1_000_000
@@ -82,8 +85,8 @@ class Learner:
     """See above."""
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[Who, tuple[int, int]] = OrderedDict()  # when one was opened last, and at which endpoint
-        self._somebody = (-CLIENT_NS, 0)  # the same of an owner that was not seen, as a poller often can't
+        self._clients: OrderedDict[Who, _Openings] = OrderedDict()
+        self._somebody = _openings()  # the same of owners that were not seen, as a poller often can't
         self._open: dict[Who, int] = {}  # owners of open connections to APIs, and the endpoint
         self._candidates: dict[int, _Candidate] = {}
         self._by_name: dict[str, int] = {}
@@ -97,8 +100,8 @@ class Learner:
 
     def listens(self, now_ns: int) -> bool:
         """Whether somebody talks to an API, so that names which are answered may be candidates."""
-        latest_ns = next(reversed(self._clients.values()))[0] if self._clients else -CLIENT_NS
-        return bool(self._open) or now_ns - max(latest_ns, self._somebody[0]) <= CLIENT_NS
+        latest = [openings[-1][0] for openings in (next(reversed(self._clients.values()), None), self._somebody) if openings]
+        return bool(self._open) or now_ns - max(latest, default=-CLIENT_NS) <= CLIENT_NS
 
     def overheard(self, answers: Iterable[Answer], is_listed: Callable[[str], bool], now_ns: int) -> bool:
         """Answers that were seen on this host; whether there are new candidates.
@@ -223,15 +226,11 @@ class Learner:
         """Who opens connections to APIs."""
         known = events["flags"] & np.uint32(EventFlag.OWNER) != 0
         begun = (is_opening(events) | is_adopted(events)) & self._is_api(events["endpoint_id"], roles)
-        for event in events[np.flatnonzero(begun & ~known)[-1:]]:
-            self._somebody = int(event["ts_ns"]), int(event["endpoint_id"])
-        known_ones = np.flatnonzero(begun & known)
-        latest = {
-            _who(events[index]): (int(events["ts_ns"][index]), int(events["endpoint_id"][index]))
-            for index in _last_of_each(events, known_ones)
-        }
-        for who, when in latest.items():
-            self._clients[who] = when
+        for event in events[_ends_of_each(events, np.flatnonzero(begun & ~known))]:
+            _add(self._somebody, event)
+        for event in events[_ends_of_each(events, np.flatnonzero(begun & known))]:
+            who = _who(event)
+            _add(self._clients.setdefault(who, _openings()), event)
             self._clients.move_to_end(who)
         while len(self._clients) > CLIENTS_MAX:
             self._clients.popitem(last=False)
@@ -239,6 +238,8 @@ class Learner:
     def promoted(self, events: Events, labels: dict[int, str]) -> list[Learnt]:
         """Candidates that a client of an API connects to among these events: endpoints from now on, candidates no more."""
         found: dict[int, Learnt] = {}
+        if self.is_full:
+            return []
         begun = (is_opening(events) | is_adopted(events)) & (events["endpoint_id"] >= FIRST_CANDIDATE_ID)
         for index in np.flatnonzero(begun).tolist():
             event = events[index]
@@ -249,7 +250,7 @@ class Learner:
                 continue
             opened_ns, api_id = said
             who = printable(comm_text(bytes(event["comm"])))
-            first = "somebody" if (opened_ns, api_id) == self._somebody else "it"
+            first = "somebody" if (opened_ns, api_id) in self._somebody else "it"
             api = labels.get(api_id, f"endpoint {api_id}")
             after_s = max(int(event["ts_ns"]) - opened_ns, 0) / SECOND_NS
             how = f"{after_s:.1f} s after {first} opened one to {api}" if opened_ns >= 0 else f"while it had one open to {api}"
@@ -314,14 +315,13 @@ class Learner:
         """When and where the owner of a connection talked to an API; -1: it still does."""
         if not event["flags"] & EventFlag.OWNER:
             return None
-        who = _who(event)
-        opened = self._clients.get(who)
-        if opened is not None and -_SKEW_NS <= int(event["ts_ns"]) - opened[0] <= CLIENT_NS:
+        who, at_ns = _who(event), int(event["ts_ns"])
+        opened = _latest(self._clients.get(who, ()), at_ns)
+        if opened is not None:
             return opened
         if who in self._open:
             return -1, self._open[who]
-        near = -_SKEW_NS <= int(event["ts_ns"]) - self._somebody[0] <= CLIENT_NS
-        return self._somebody if near and family_of(who.comm).puller else None
+        return _latest(self._somebody, at_ns) if family_of(who.comm).puller else None
 
     def _is_api(self, endpoint_id: NDArray[np.uint32], roles: dict[int, Role]) -> NDArray[np.bool_]:
         other = [number for number, role in roles.items() if role in _NO_API] + list(self._learnt.values())
@@ -340,12 +340,33 @@ def _who(event: np.void) -> Who:
     return Who(int(event["cgroup_id"]) if known else -1, bytes(event["comm"]))
 
 
-def _last_of_each(events: Events, index: NDArray[np.intp]) -> list[int]:
-    """Of events of the same owner and endpoint the last: a busy host opens ten thousand connections a second."""
+def _openings() -> _Openings:
+    return deque(maxlen=_OPENINGS_KEPT)
+
+
+def _add(openings: _Openings, event: np.void) -> None:
+    """Of each second the first and the last are kept: a batch may hold what was opened before and after what is judged."""
+    opened = int(event["ts_ns"]), int(event["endpoint_id"])
+    if len(openings) > 1 and openings[-2][0] // SECOND_NS == opened[0] // SECOND_NS:
+        openings[-1] = opened
+    else:
+        openings.append(opened)
+
+
+def _latest(openings: Iterable[tuple[int, int]], at_ns: int) -> tuple[int, int] | None:
+    """The latest opening by then that is not too long ago."""
+    near = [opened for opened in openings if -_SKEW_NS <= at_ns - opened[0] <= CLIENT_NS]
+    return near[-1] if near else None
+
+
+def _ends_of_each(events: Events, index: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Of events of one owner in one second the first and the last: a busy host opens ten thousand connections a second."""
     if len(index) < 32:
-        return [int(each) for each in index]
-    keys = np.zeros(len(index), [("endpoint_id", "u4"), ("cgroup_id", "u8"), ("comm", "S16")])
-    for name in ("endpoint_id", "cgroup_id", "comm"):
+        return index
+    keys = np.zeros(len(index), [("second", "u8"), ("cgroup_id", "u8"), ("comm", "S16")])
+    keys["second"] = events["ts_ns"][index] // SECOND_NS
+    for name in ("cgroup_id", "comm"):
         keys[name] = events[name][index]
-    _, first = np.unique(keys[::-1], return_index=True)
-    return sorted(int(index[len(index) - 1 - each]) for each in first)
+    _, first = np.unique(keys, return_index=True)
+    _, last = np.unique(keys[::-1], return_index=True)
+    return index[np.union1d(first, len(index) - 1 - last)]
