@@ -346,3 +346,35 @@ def test_when_it_is_full_nothing_more_is_learnt(monkeypatch: pytest.MonkeyPatch)
     hear(made, START_NS, "a.example", "b.example")
     openings = trace(*(opening(START_NS + 1, number) for number in made.watch()))
     assert [len(promote(made, openings)) for _ in range(2)] == [1, 0]
+
+
+def hanging(skaddr: int) -> np.void:
+    """A socket that a snapshot shows in SYN_SENT to the candidate."""
+    found = going_on(START_NS + 5 * SECOND, LEARNT, S.SYN_SENT, S.SYN_SENT, skaddr=skaddr, daddr=v4(ADDRESS), **CLIENT)
+    found["flags"] |= EventFlag.ADOPTED
+    return found
+
+
+def attempting() -> Learner:
+    """One that has placed an attempt of a client to elsewhere."""
+    made = talking()
+    hear(made, START_NS, NAME)
+    made.placed(trace(opening(START_NS + 1, ELSEWHERE, daddr=v4(ADDRESS), skaddr=0x1000)), nowhere)
+    return made
+
+
+def test_an_attempt_that_was_followed_is_not_taken_for_another_one_when_it_is_found() -> None:
+    """Others to the same place are: they were never told."""
+    assert attempting().found_again(trace(hanging(5), hanging(6), hanging(7))).tolist() == [True, False, False]
+
+
+def test_an_attempt_that_was_answered_meanwhile_hides_nothing() -> None:
+    made = attempting()
+    answered = going_on(START_NS + 2, LEARNT, skaddr=0x1000, daddr=v4(ADDRESS))
+    assert made.found_again(trace(answered, hanging(5))).tolist() == [False, False]
+
+
+def test_an_attempt_that_nobody_could_place_hides_nothing() -> None:
+    made = talking()
+    made.placed(trace(opening(START_NS + 1, ELSEWHERE, daddr=v4(ADDRESS), skaddr=0x1000)), nowhere)
+    assert made.found_again(trace(hanging(5))).tolist() == [False]

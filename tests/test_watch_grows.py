@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import time
@@ -14,7 +13,6 @@ import pytest
 from tests.live import serving
 from tracer.analysis import Analysis
 from tracer.endpoints import parse_endpoint
-from tracer.events import TcpState
 from tracer.feed import Source
 from tracer.rows import Connections
 from tracer.source import choose_source, open_source, probe_host
@@ -136,35 +134,3 @@ def test_what_is_adopted_later_leaves_what_was_adopted_before(running: Running) 
         assert ended["endpoint_id"] == OLD
         assert sorted(running.analysis.open()["endpoint_id"].tolist()) == [NEW, NEW + 1]
         assert not sum(int(rows["gap"].sum()) for rows in running.ended)
-
-
-@pytest.mark.ebpf
-def test_an_attempt_that_was_followed_is_not_adopted_beside_itself() -> None:
-    """Until it is established nothing but its remote side tells that a snapshot shows the same one."""
-    running = Running("ebpf")
-    try:
-        with ExitStack() as stack:
-            old = stack.enter_context(serving(answer))
-            full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-            new = full.getsockname()[1]
-            stack.enter_context(ask_nothing(new))  # takes the one place there is: the next SYN is dropped
-            running.source.watch(watch(old))
-            running.source.follow(())
-            running.source.start()
-            stack.enter_context(ask(old))
-            hanging = stack.enter_context(socket.socket())
-            hanging.setblocking(False)
-            assert hanging.connect_ex(("127.0.0.1", new)) == errno.EINPROGRESS
-            running.until_open(2)
-            running.source.watch(watch(old, new))
-            for _ in range(20):
-                running.read()
-                time.sleep(0.02)
-            rows = running.analysis.open()
-            assert [TcpState(state).name for state in rows["last_state"][rows["rport"] == new]].count("SYN_SENT") == 1
-    finally:
-        running.source.close()
-
-
-def ask_nothing(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port))

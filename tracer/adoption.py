@@ -6,7 +6,7 @@ are a connection's two ends and its network namespace, which belong to one socke
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,14 +64,6 @@ def with_found(found: Events, events: Events) -> Events:
         early["ts_ns"] = np.minimum(early["ts_ns"], events["ts_ns"].min())
         late["ts_ns"] = np.maximum(late["ts_ns"], events["ts_ns"].max())
     return np.asarray(np.concatenate([early, events, late]), events.dtype)
-
-
-def not_attempted(found: Events, remotes: Collection[bytes]) -> Events:
-    """Sockets that were found open, without those in SYN_SENT to these remote sides."""
-    if not remotes:
-        return found
-    attempts = found["new_state"] == TcpState.SYN_SENT
-    return found[[not (attempt and remote_of(event) in remotes) for event, attempt in zip(found, attempts, strict=True)]]
 
 
 def remote_of(event: np.void) -> bytes:

@@ -227,7 +227,7 @@ class GuidedSource:
         events = learner.placed(batch.events, self._list.number_at)
         self._promote(events, learner, now_ns)
         events = learner.relabelled(events, now_ns)
-        return _without(batch, events, learner.let_through(events))
+        return _without(batch, events, learner.let_through(events) & ~learner.found_again(events))
 
     def _promote(self, events: Events, learner: Learner, now_ns: int) -> None:
         """Watch what is learnt from these events."""

@@ -16,7 +16,7 @@ counts as who did.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,9 +24,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tracer.adoption import remote_of
 from tracer.clients import family_of
 from tracer.endpoints import Endpoint, is_name
-from tracer.events import ELSEWHERE, EventFlag, Events, TcpState, is_adopted, is_opening
+from tracer.events import ELSEWHERE, EventFlag, Events, TcpState, is_adopted, is_opening, is_transition
 from tracer.names.records import Answer
 from tracer.roles import Role
 from tracer.rows import Connections
@@ -49,6 +50,7 @@ LEARNT_MAX = 64
 _OPENINGS_KEPT = 2 * (CLIENT_NS // SECOND_NS + 2)
 _Openings = deque[tuple[int, int]]
 """(boottime, endpoint id) of connections opened to APIs, in their order."""
+_ATTEMPTS_MAX = 4096
 _ADDRESSES_MAX = 16
 _RECENT_MAX = 512
 _SKEW_NS = 1_000_000
@@ -94,6 +96,7 @@ class Learner:
         self._next_id = FIRST_CANDIDATE_ID
         self._learnt: dict[str, int] = {}  # endpoint id by label
         self._promoted: dict[int, tuple[int, int, int]] = {}  # port, endpoint id and until when, by number as a candidate
+        self._attempts: OrderedDict[int, bytes] = OrderedDict()  # placed, and hanging so far: remote side by socket
         # Sockets of learnt endpoints that are let through, with their ends where they are known, and the other way round.
         self._passed: OrderedDict[int, bytes | None] = OrderedDict()
         self._passed_ends: OrderedDict[bytes, int] = OrderedDict()
@@ -192,7 +195,35 @@ class Learner:
             address = address_text(events["daddr"][index].tobytes()) or ""
             listed = number_at(address, int(events["dport"][index])) if address else None
             events["endpoint_id"][index] = by_address.get(address, ELSEWHERE) if listed is None else listed
+            if events["endpoint_id"][index] != ELSEWHERE:
+                self._note_attempt(events[index])
         return events
+
+    def _note_attempt(self, event: np.void) -> None:
+        skaddr = int(event["skaddr"])
+        if event["old_state"] == TcpState.CLOSE:
+            self._attempts[skaddr] = remote_of(event)
+            if len(self._attempts) > _ATTEMPTS_MAX:
+                self._attempts.popitem(last=False)
+
+    def found_again(self, events: Events) -> NDArray[np.bool_]:
+        """Which of these are attempts that are known already, found open because their remote side is watched now.
+
+        Nothing but the remote side tells that it is the same one: of several as many are taken for it as are known. bool,
+        shape (n_events,).
+        """
+        again = np.zeros(len(events), bool)
+        if not self._attempts:
+            return again
+        for skaddr in events["skaddr"][(events["old_state"] == TcpState.SYN_SENT) & is_transition(events)].tolist():
+            self._attempts.pop(skaddr, None)
+        left = Counter(self._attempts.values())
+        hanging = is_adopted(events) & (events["new_state"] == TcpState.SYN_SENT)
+        for index in np.flatnonzero(hanging).tolist():
+            remote = remote_of(events[index])
+            again[index] = left[remote] > 0
+            left[remote] -= 1
+        return again
 
     def relabelled(self, events: Events, now_ns: int) -> Events:
         """The events, those of candidates that have become endpoints with their numbers."""

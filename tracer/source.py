@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.adoption import not_attempted, remote_of, with_found
+from tracer.adoption import with_found
 from tracer.endpoints import ANY_PORT, Network, prefix_of
 from tracer.errors import SourceError
-from tracer.events import ELSEWHERE, EventBatch, Events, TcpState, is_opening, no_events
+from tracer.events import EventBatch, Events, no_events
 from tracer.failover import Failover
 from tracer.feed import Source
 from tracer.watchlist import Watch
@@ -33,7 +33,6 @@ WANTED = (AUTO, EBPF, POLLED, PROC)
 """What `--source` takes."""
 _ADOPTION_SHARE = 0.1
 """Of the time, what looking up open connections may take."""
-_ATTEMPTS_MAX = 4096
 _KERNEL_ADDRESSES = 1 << 48
 """Socket addresses below are made up."""
 
@@ -209,7 +208,6 @@ class _EbpfAdapter:
         self._adopted: list[Events] = []
         self._warnings: list[str] = []
         self._warned: set[str] = set()
-        self._attempts: dict[int, bytes] = {}  # that are followed elsewhere and hang so far: remote side by socket
 
     def watch(self, endpoints: Watch) -> None:
         from bpf.watch_map import WatchEntry
@@ -239,29 +237,17 @@ class _EbpfAdapter:
         found, warnings = _open_now(self._added, self._numbers)
         self._added = {}
         self._adopt_due_ns = started_ns + int((time.monotonic_ns() - started_ns) / _ADOPTION_SHARE)
-        self._adopted.append(not_attempted(found.events, self._attempts.values()))
+        self._adopted.append(found.events)
         self._warnings += [text for text in warnings if text not in self._warned]
         self._warned.update(warnings)
 
     def read(self, *, at_once: bool = False) -> EventBatch:
         self._adopt()
         batch = self._source.read()
-        self._note_attempts(batch.events)
         if not self._adopted:
             return batch
         adopted, self._adopted = np.concatenate(self._adopted), []
         return replace(batch, events=with_found(adopted, batch.events))
-
-    def _note_attempts(self, events: Events) -> None:
-        """A snapshot may show them once they are watched, and nothing but the remote side tells that they are known."""
-        elsewhere = events["endpoint_id"] == ELSEWHERE
-        if not self._attempts and not elsewhere.any():
-            return
-        for event in events[elsewhere & is_opening(events) | (events["old_state"] == TcpState.SYN_SENT)]:
-            if event["old_state"] == TcpState.SYN_SENT:
-                self._attempts.pop(int(event["skaddr"]), None)
-            elif len(self._attempts) < _ATTEMPTS_MAX:
-                self._attempts[int(event["skaddr"])] = remote_of(event)
 
     def follow(self, clients: Iterable[tuple[int, bytes]]) -> None:
         self._source.follow(clients)
