@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +28,23 @@ from tracer.clients import family_of
 from tracer.endpoints import Endpoint, is_name
 from tracer.events import ELSEWHERE, EventFlag, Events, TcpState, is_adopted, is_opening, is_transition
 from tracer.names.records import Answer
+from tracer.openings import (
+    CLIENT_NS,
+    SECOND_NS,
+    Openings,
+    Who,
+    add_opening,
+    ends_of_each,
+    latest_opening,
+    openings_kept,
+    who_of,
+)
 from tracer.roles import Role
 from tracer.rows import Connections
 from tracer.segments import take
 from tracer.text import address_text, comm_text, printable
 from tracer.watchlist import Watch, any_port
 
-SECOND_NS = 1_000_000_000
-CLIENT_NS = 30 * SECOND_NS
-"""So long after it opened a connection to an API an owner is a client of it; and as long as one is open."""
 CANDIDATE_NS = 30 * SECOND_NS
 RECENT_NS = 5 * SECOND_NS
 CANDIDATES_MAX = 64
@@ -47,24 +54,13 @@ RELABEL_NS = 5 * SECOND_NS
 """Events that were on their way when a candidate became an endpoint have its number as a candidate."""
 CLIENTS_MAX = 4096
 LEARNT_MAX = 64
-_OPENINGS_KEPT = 2 * (CLIENT_NS // SECOND_NS + 2)
-_Openings = deque[tuple[int, int]]
-"""(boottime, endpoint id) of connections opened to APIs, in their order."""
 _ATTEMPTS_MAX = 4096
 _ADDRESSES_MAX = 16
 _RECENT_MAX = 512
-_SKEW_NS = 1_000_000
 _PASSED_MAX = 1 << 16
 FIRST_CANDIDATE_ID = 1 << 30
 """Endpoints of a list have numbers far below."""
 _NO_API = (Role.AUTH, Role.BLOB, Role.PROXY)
-
-
-class Who(NamedTuple):
-    """An owner: a process name in a cgroup."""
-
-    cgroup_id: int  # -1 unknown
-    comm: bytes
 
 
 @dataclass
@@ -87,8 +83,8 @@ class Learner:
     """See above."""
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[Who, _Openings] = OrderedDict()
-        self._somebody = _openings()  # the same of owners that were not seen, as a poller often can't
+        self._clients: OrderedDict[Who, Openings] = OrderedDict()
+        self._somebody = openings_kept()  # the same of owners that were not seen, as a poller often can't
         self._open: dict[Who, int] = {}  # owners of open connections to APIs, and the endpoint
         self._candidates: dict[int, _Candidate] = {}
         self._by_name: dict[str, int] = {}
@@ -257,11 +253,11 @@ class Learner:
         """Who opens connections to APIs."""
         known = events["flags"] & np.uint32(EventFlag.OWNER) != 0
         begun = (is_opening(events) | is_adopted(events)) & self._is_api(events["endpoint_id"], roles)
-        for event in events[_ends_of_each(events, np.flatnonzero(begun & ~known))]:
-            _add(self._somebody, event)
-        for event in events[_ends_of_each(events, np.flatnonzero(begun & known))]:
-            who = _who(event)
-            _add(self._clients.setdefault(who, _openings()), event)
+        for event in events[ends_of_each(events, np.flatnonzero(begun & ~known))]:
+            add_opening(self._somebody, event)
+        for event in events[ends_of_each(events, np.flatnonzero(begun & known))]:
+            who = who_of(event)
+            add_opening(self._clients.setdefault(who, openings_kept()), event)
             self._clients.move_to_end(who)
         while len(self._clients) > CLIENTS_MAX:
             self._clients.popitem(last=False)
@@ -346,13 +342,13 @@ class Learner:
         """When and where the owner of a connection talked to an API; -1: it still does."""
         if not event["flags"] & EventFlag.OWNER:
             return None
-        who, at_ns = _who(event), int(event["ts_ns"])
-        opened = _latest(self._clients.get(who, ()), at_ns)
+        who, at_ns = who_of(event), int(event["ts_ns"])
+        opened = latest_opening(self._clients.get(who, ()), at_ns)
         if opened is not None:
             return opened
         if who in self._open:
             return -1, self._open[who]
-        return _latest(self._somebody, at_ns) if family_of(who.comm).puller else None
+        return latest_opening(self._somebody, at_ns) if family_of(who.comm).puller else None
 
     def _is_api(self, endpoint_id: NDArray[np.uint32], roles: dict[int, Role]) -> NDArray[np.bool_]:
         other = [number for number, role in roles.items() if role in _NO_API] + list(self._learnt.values())
@@ -364,40 +360,3 @@ def _ends(event: np.void) -> bytes | None:
     if not event["flags"] & EventFlag.HAS_SPORT:
         return None
     return bytes(event["daddr"].tobytes() + event["dport"].tobytes() + event["sport"].tobytes())
-
-
-def _who(event: np.void) -> Who:
-    known = event["flags"] & EventFlag.HAS_CGROUP
-    return Who(int(event["cgroup_id"]) if known else -1, bytes(event["comm"]))
-
-
-def _openings() -> _Openings:
-    return deque(maxlen=_OPENINGS_KEPT)
-
-
-def _add(openings: _Openings, event: np.void) -> None:
-    """Of each second the first and the last are kept: a batch may hold what was opened before and after what is judged."""
-    opened = int(event["ts_ns"]), int(event["endpoint_id"])
-    if len(openings) > 1 and openings[-2][0] // SECOND_NS == opened[0] // SECOND_NS:
-        openings[-1] = opened
-    else:
-        openings.append(opened)
-
-
-def _latest(openings: Iterable[tuple[int, int]], at_ns: int) -> tuple[int, int] | None:
-    """The latest opening by then that is not too long ago."""
-    near = [opened for opened in openings if -_SKEW_NS <= at_ns - opened[0] <= CLIENT_NS]
-    return near[-1] if near else None
-
-
-def _ends_of_each(events: Events, index: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Of events of one owner in one second the first and the last: a busy host opens ten thousand connections a second."""
-    if len(index) < 32:
-        return index
-    keys = np.zeros(len(index), [("second", "u8"), ("cgroup_id", "u8"), ("comm", "S16")])
-    keys["second"] = events["ts_ns"][index] // SECOND_NS
-    for name in ("cgroup_id", "comm"):
-        keys[name] = events[name][index]
-    _, first = np.unique(keys, return_index=True)
-    _, last = np.unique(keys[::-1], return_index=True)
-    return index[np.union1d(first, len(index) - 1 - last)]
