@@ -172,6 +172,12 @@ class TestUsage:
     def test_verbose_shows_the_cause(self, run: Run, tmp_path: Path) -> None:
         assert "Traceback" in run("-v", "replay", str(tmp_path / "missing.jsonl")).stderr
 
+    def test_what_a_file_says_reaches_no_terminal_by_way_of_the_cause(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text('{"type": "start", "format": 99, "version": "\\u001b]0;taken\\u0007"}\n')
+        shown = run("replay", "-v", str(tmp_path / "a.jsonl")).stderr
+        assert "Traceback" in shown
+        assert "\x1b" not in shown
+
     def test_verbose_may_stand_behind_the_command(self, run: Run, tmp_path: Path) -> None:
         assert "Traceback" in run("replay", "-v", str(tmp_path / "missing.jsonl")).stderr
 

@@ -30,6 +30,7 @@ from tracer.pages.content import content_of
 from tracer.pages.figures import Figures, figures_of
 from tracer.pages.page import json_in_page, page_text, script_safe
 from tracer.pages.span import span_of
+from tracer.pages.tallies import sum_known
 
 MAKERS: list[Callable[[], Events]] = [mixed, instant, short, days]
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -252,6 +253,20 @@ class TestFiles:
         trace_path.write_bytes(whole[: len(whole) - 20])
         assert run("report", str(trace_path), "-o", str(tmp_path / "a.md")).returncode == 0
         assert "The trace is incomplete" in (tmp_path / "a.md").read_text()
+
+
+class TestHostile:
+    """What a review tried."""
+
+    def test_a_report_never_takes_the_place_of_its_capture(self, run: Run, trace_path: Path) -> None:
+        before = trace_path.read_bytes()
+        done = run("report", str(trace_path), "-o", str(trace_path), "--format", "md", "--force")
+        assert (done.returncode, trace_path.read_bytes()) == (2, before)
+        assert "is the capture itself" in done.stderr
+
+    def test_bytes_of_a_crafted_capture_do_not_wrap(self) -> None:
+        assert sum_known(np.array([2**62, 2**62, 2**62, -1])) == 3 * 2**62
+        assert sum_known(np.array([-1, -1])) == -1
 
 
 class TestPage:

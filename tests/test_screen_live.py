@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import subprocess
 import sys
 import termios
 import threading
@@ -17,7 +18,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from tests.live import PATIENCE_S
+from tests.live import PATIENCE_S, ROOT
+from tests.replays import REPLAYS, trace_of
 from tests.stories import LABELS, trying
 from tracer.analysis import Analysis, Progress
 from tracer.errors import CaptureError
@@ -302,3 +304,11 @@ def test_pictures_come_no_faster_than_four_a_second(line: Line, report: LiveRepo
     report.finish(analysis, None)
     orders = re.findall(r"\x1b\[1;1H", line.all())
     assert 1 <= len(orders) <= took_s * 4 + 1
+
+
+def test_a_width_of_nothing_does_not_hide_what_was_found(line: Line) -> None:
+    """COLUMNS=0, as some environments have it."""
+    command = [sys.executable, "-m", "tracer", "replay", str(trace_of(REPLAYS / "lab-loop-429"))]
+    own = os.environ | {"TERM": "xterm", "COLUMNS": "0"}
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=line.slave, cwd=ROOT, env=own, check=True, timeout=PATIENCE_S)
+    assert "rate-limit" in line.all()

@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from tracer.errors import OutputError
+from tracer.errors import OutputError, UsageError
 
 _ID_MAX = (1 << 32) - 1  # uid_t of all ones says "unchanged"
 _ID_DIGITS = len(str(_ID_MAX))
@@ -50,6 +50,16 @@ def refuse_existing(path: Path, force: bool) -> None:
     """
     if not force and os.path.lexists(path):
         raise _exists(path)
+
+
+def refuse_itself(path: Path, read: Path) -> None:
+    """What is written must not take the place of what is read, whatever `force` says.
+
+    Raises:
+        UsageError: both are one file.
+    """
+    if path.exists() and read.exists() and path.samefile(read):
+        raise UsageError(f"{path} is the capture itself; choose another name")
 
 
 def _exists(path: Path) -> OutputError:

@@ -85,7 +85,7 @@ def _print_error(message: str, verbose: bool) -> None:
 
     sys.stderr.write(f"regtrace: {printable(message)}\n")
     if verbose:
-        traceback.print_exc()
+        sys.stderr.write("".join(f"{printable(line)}\n" for line in traceback.format_exc().splitlines()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tracer.commands.reading import collect, follow, opened
 from tracer.commands.writing import created
 from tracer.errors import EXIT_OK, UsageError
 from tracer.exports import export, writer_of
-from tracer.files import refuse_existing
+from tracer.files import refuse_existing, refuse_itself
 from tracer.options import BINARY, TABLES
 from tracer.pipeline import Stop
 from tracer.progress import progress_bar
@@ -70,8 +70,7 @@ def _output(options: argparse.Namespace) -> Path | None:
             raise UsageError(f"{options.to} is binary, and standard output is a terminal: name a file with -o FILE")
         return None
     path = Path(options.output)
-    if path.exists() and options.trace.exists() and path.samefile(options.trace):
-        raise UsageError(f"{path} is the capture itself; choose another name")
+    refuse_itself(path, options.trace)
     refuse_existing(path, options.force)
     return path
 

@@ -17,6 +17,8 @@ from tracer.pipeline import Listener
 from tracer.rules.settings import RuleSettings, settings_from_text
 from tracer.text import printable
 
+_WIDTH_UNKNOWN = 80
+
 
 def settings_for(options: argparse.Namespace, recorded: TraceHeader | None = None) -> RuleSettings:
     """The rules to run: what the options and the configuration file say, or else what a capture was recorded with.
@@ -62,6 +64,8 @@ def report_for(options: argparse.Namespace, now_ns: Callable[[], int] | None = N
         from rich.console import Console
 
         console = Console()
+        if not console.width:  # COLUMNS=0, which would have it draw nothing at all
+            console = Console(width=_WIDTH_UNKNOWN)
         if not console.is_dumb_terminal:
             from tracer.screen.live import LiveReport
 

@@ -10,7 +10,7 @@ from tracer.collected.collector import Collected
 from tracer.commands.reading import collect
 from tracer.commands.writing import created
 from tracer.errors import EXIT_OK, MissingError, OutputError, UsageError
-from tracer.files import refuse_existing
+from tracer.files import refuse_existing, refuse_itself
 from tracer.options import REPORT_FORMATS
 from tracer.pages.content import Content, content_of
 from tracer.pages.span import span_of
@@ -23,7 +23,7 @@ _STDOUT = "-"
 def run(options: argparse.Namespace) -> int:
     """Write a report on a capture."""
     path, form = _target(options)
-    _check(path, form, options.force)
+    _check(path, form, options)
     collected = collect(options, options.trace)
     written = _made(collected, form, options)
     if path is None:
@@ -58,7 +58,7 @@ def _target(options: argparse.Namespace) -> tuple[Path | None, str]:
     return wanted, form
 
 
-def _check(path: Path | None, form: str, force: bool) -> None:
+def _check(path: Path | None, form: str, options: argparse.Namespace) -> None:
     """See to what can be seen to before a long capture is read.
 
     Raises:
@@ -67,7 +67,8 @@ def _check(path: Path | None, form: str, force: bool) -> None:
         UsageError: a picture would go to a terminal.
     """
     if path is not None:
-        refuse_existing(path, force)
+        refuse_itself(path, options.trace)
+        refuse_existing(path, options.force)
     if path is not None and not path.parent.is_dir():
         raise OutputError(f"{path} can't be created: {path.parent} is no directory")
     if path is None and form == "png" and sys.stdout.isatty():

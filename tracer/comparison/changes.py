@@ -35,21 +35,22 @@ def compare(a: Side, b: Side, matches: tuple[Match, ...]) -> tuple[list[Comparis
     measured = list(zip(measure(a, coarse_ns), measure(b, coarse_ns), strict=True))
     found: list[Comparison] = []
     left_out: list[NotCompared] = []
-    seen: list[tuple[NDArray[np.intp], NDArray[np.intp]]] = []
+    seen: set[tuple[bytes, bytes]] = set()
     for scope, ours, theirs in _scopes(a, b, matches):
         whole = scope.kind == "endpoint"
         if not len(ours) or not len(theirs):
             left_out.append(NotCompared("everything", scope, f"{'B' if len(ours) else 'A'} has no connection of it"))
             continue
         results: list[Comparison | NotCompared | None] = []
-        if not any(np.array_equal(ours, own) and np.array_equal(theirs, other) for own, other in seen):
+        same = ours.tobytes(), theirs.tobytes()
+        if same not in seen:
             results += [
                 _compare_values(one, other, scope, (a.block, ours), (b.block, theirs), coarse_ns)
                 for one, other in measured
                 if whole or one.metric.everywhere
             ]
             results.append(_compare_rates(scope, a, b, ours, theirs))
-        seen.append((ours, theirs))
+        seen.add(same)
         if scope.kind == "owner":
             results.append(_compare_intervals(scope, a, b, ours, theirs, coarse_ns))
         found += _distinct([result for result in results if isinstance(result, Comparison)])

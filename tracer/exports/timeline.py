@@ -90,8 +90,14 @@ def timeline_of(collected: Collected) -> Timeline:
     drawing.slices(trace, "lost events", Mark.LOSS, losses, range(len(losses)), 1)
     stays = stays_of(collected, until_ns)
     numbers = {*collected.endpoints, *collected.rows["endpoint_id"].tolist(), *(each.endpoint_id for each in collected.findings)}
+    findings: dict[int, list[int]] = {}
+    for index, finding in enumerate(collected.findings):
+        findings.setdefault(finding.endpoint_id, []).append(index)
+    order = np.argsort(collected.rows["endpoint_id"], kind="stable")
+    sorted_id = collected.rows["endpoint_id"][order]
     for number in sorted(numbers):
-        _draw_endpoint(drawing, collected, stays, number)
+        own = order[np.searchsorted(sorted_id, number) : np.searchsorted(sorted_id, number, side="right")]
+        _draw_endpoint(drawing, collected, stays, number, findings.get(number, []), own)
     return drawing.timeline()
 
 
@@ -106,16 +112,17 @@ def _span(collected: Collected) -> tuple[int, int]:
     return since_ns, max(since_ns, *ends)
 
 
-def _draw_endpoint(drawing: _Drawing, collected: Collected, stays: Stays, number: int) -> None:
+def _draw_endpoint(
+    drawing: _Drawing, collected: Collected, stays: Stays, number: int, findings: list[int], index: NDArray[np.intp]
+) -> None:
+    """An endpoint: its findings and its connections, by their indexes."""
     role = collected.roles.get(number, Role.UNKNOWN)
     label = collected.endpoints.get(number, f"endpoint {number}")
     name = label if role is Role.UNKNOWN else f"{label} ({role.value})"
     group = drawing.track(name, description=_described(collected.known.get(number)))
-    own = [index for index, each in enumerate(collected.findings) if each.endpoint_id == number]
-    own.sort(key=lambda index: collected.findings[index].started_ns)
-    spans = [(collected.findings[index].started_ns, collected.findings[index].ended_ns) for index in own]
+    own = sorted(findings, key=lambda at: collected.findings[at].started_ns)
+    spans = [(collected.findings[at].started_ns, collected.findings[at].ended_ns) for at in own]
     drawing.slices(group, "findings", Mark.FINDING, spans, own, 0)
-    index = np.flatnonzero(collected.rows["endpoint_id"] == number)
     rows = take(collected.rows, index)
     unended = rows["close_reason"] == CloseReason.OPEN
     ends_ns = np.where(unended, _NEVER_NS, stays.end_ns[index])

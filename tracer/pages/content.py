@@ -13,7 +13,7 @@ from tracer import __version__
 from tracer.collected.collector import Collected
 from tracer.findings import FindingState
 from tracer.pages.span import Span, long_text
-from tracer.pages.tallies import OwnerTally, owner_tallies
+from tracer.pages.tallies import OwnerTally, owner_tallies, sum_known
 from tracer.roles import Role
 from tracer.summary import EndpointSummary
 from tracer.text import bytes_text, duration_text, printable
@@ -210,11 +210,8 @@ def _impact(collected: Collected) -> tuple[str, ...]:
     for endpoint in summary.endpoints:
         for reason, count in endpoint.closes.items():
             closes[reason] = closes.get(reason, 0) + count
-    received, acked = (
-        int(column[column >= 0].sum()) if (column >= 0).any() else -1 for column in (rows["bytes_received"], rows["bytes_acked"])
-    )
-    known = rows["retransmits"][rows["retransmits"] >= 0]
-    again = count_text(int(known.sum()), "segment") if len(known) else "an unknown number of segments"
+    received, acked, retransmits = (sum_known(rows[name]) for name in ("bytes_received", "bytes_acked", "retransmits"))
+    again = count_text(retransmits, "segment") if retransmits >= 0 else "an unknown number of segments"
     endpoints = count_text(sum(endpoint.connections > 0 for endpoint in summary.endpoints), "endpoint")
     owners = count_text(len(owner_tallies(collected)), "owner")
     return (

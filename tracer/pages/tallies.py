@@ -101,11 +101,12 @@ def _tally(name: str, container: str, unit: str, rows: Connections) -> OwnerTall
         still,
         int(within.max(initial=0)),
         closes,
-        _sum(rows["bytes_received"]),
-        _sum(rows["bytes_acked"]),
+        sum_known(rows["bytes_received"]),
+        sum_known(rows["bytes_acked"]),
     )
 
 
-def _sum(values: NDArray[np.int64]) -> int:
-    known = values[values >= 0]
-    return int(known.sum()) if len(known) else -1
+def sum_known(values: NDArray[np.int64]) -> int:
+    """Of those that are known, -1 if none; beyond int64 too, because a capture may hold anything."""
+    known = values[values >= 0].tolist()
+    return sum(known) if known else -1
