@@ -165,6 +165,7 @@ def test_the_same_trace_twice_has_not_moved_at_all(trace: Collected) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_another_run_of_the_same_seldom_moves() -> None:
     told = [len(difference(whole(pulls(seed=seed)), whole(pulls(seed=seed + 1))).told) for seed in range(100, 140, 2)]
     assert sum(told) <= 1

@@ -109,6 +109,7 @@ def test_the_halves_of_a_healthy_replay_have_not_moved(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_p_values_of_healthy_halves_are_as_small_as_they_should_be() -> None:
     p_values = [each.p for name in healthy() if name != CUT_SHORT for each in difference(*halves(name)).comparisons]
     assert len(p_values) > 300
