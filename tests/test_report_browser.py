@@ -125,5 +125,5 @@ def test_a_page_of_nothing_needs_no_script(fresh: Browser, tmp_path: Path) -> No
     page = written(tmp_path, nothing(tmp_path / "t.arrows"))
     fresh.call("Page.navigate", url=page.resolve().as_uri())
     fresh.value("new Promise(done => setTimeout(done, 300))")
-    assert fresh.value("document.querySelector('.verdict h2').textContent") == "Nothing found"
+    assert fresh.value("document.querySelector('.verdict h2').textContent") == "Nothing to judge"
     assert_peaceful(fresh, page)
