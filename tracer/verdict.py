@@ -11,6 +11,7 @@ import numpy as np
 
 from tracer.clock import ClockOffset, rfc3339
 from tracer.collected.collector import Collected
+from tracer.exactness import UNTIMED_NS
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.remotes import where_text
@@ -231,8 +232,7 @@ def unseen(collected: Collected) -> tuple[str, ...]:
     nameless = int((rows["pid"] < 0).sum())
     if nameless:
         told.append(f"The owner of {count_text(nameless, 'connection')} is not known.")
-    for rule, reason in summary.abstained:
-        told.append(f"{'' if rule == '*' else f'{rule} did not judge: '}{printable(reason)}.")
+    told += _not_judged(summary)
     if header.clock is None:
         told.append("The trace has no wall clock: times are seconds since its beginning.")
     if summary.inbound:
@@ -240,6 +240,13 @@ def unseen(collected: Collected) -> tuple[str, ...]:
     for (old, new), count in summary.unknown_transitions.items():
         told.append(f"Unknown transition {printable(old)} to {printable(new)}, {count} times.")
     return tuple(told)
+
+
+def _not_judged(summary: Summary) -> list[str]:
+    silent = [rule for rule, _ in summary.abstained if rule != "*"]
+    if summary.resolution_ns < UNTIMED_NS or not silent:
+        return [f"{'' if rule == '*' else f'{rule} did not judge: '}{printable(why)}." for rule, why in summary.abstained]
+    return [f"{count_text(len(silent), 'rule')} could not judge without times: {', '.join(silent)}."]
 
 
 def _losses(summary: Summary, header: TraceHeader) -> list[str]:
@@ -265,7 +272,9 @@ def _sight(summary: Summary, header: TraceHeader) -> list[str]:
         told.append(
             f"The source changed from {printable(header.source)} to {printable(summary.source)} while the trace was taken."
         )
-    if summary.resolution_ns > _EXACT_NS:
+    if summary.resolution_ns >= UNTIMED_NS:
+        told.append("There are no times: durations are right, but not when anything happened.")
+    elif summary.resolution_ns > _EXACT_NS:
         told.append(f"Times are exact to {duration_text(summary.resolution_ns)} only (source {printable(summary.source)}).")
     if summary.counted:
         told.append(

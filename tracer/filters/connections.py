@@ -76,8 +76,9 @@ def _of_owners(rows: Connections, details: Sequence[OwnerDetail | None], pattern
     pids = [int(pattern) for pattern in patterns if pattern.isascii() and pattern.isdigit() and len(pattern) < 19]
     wanted = known & (where(rows["comm"], lambda comm: fits(comm_text(comm))) | np.isin(rows["pid"], pids))
     for name, pid in named_processes(patterns):
+        own = np.flatnonzero(rows["pid"] == pid)
         is_name = matcher((name,))
-        wanted |= (rows["pid"] == pid) & where(rows["comm"], lambda comm, is_name=is_name: is_name(shown_name(comm)))
+        wanted[own] |= np.array([is_name(shown_name(comm)) for comm in rows["comm"][own].tolist()], bool)
     if UNKNOWN_OWNER in patterns:
         wanted |= ~known
     is_id = id_matcher(patterns)
