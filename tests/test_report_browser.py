@@ -10,6 +10,7 @@ import pytest
 
 from tests.chromium import Browser, browsing, executable
 from tests.made_captures import HOSTILE, capture, days, hostile_capture, instant, mixed, nothing, short, storm
+from tests.replays import REPLAYS, trace_of
 from tests.stories import LABELS, backing_off
 from tests.test_report import page_of
 from tracer.text import printable
@@ -73,6 +74,17 @@ def test_it_fits_into_its_window(fresh: Browser, tmp_path: Path, width: int) -> 
     assert fresh.open(page, width) == "drawn"
     assert fresh.value("document.documentElement.scrollWidth") <= width
     assert fresh.value(f"Math.max(...{CANVASES}.map(canvas => canvas.getBoundingClientRect().right))") <= width
+
+
+@pytest.mark.parametrize("width", [1000, 1200])
+def test_no_table_has_to_be_moved_sideways(fresh: Browser, tmp_path: Path, width: int) -> None:
+    for trace in (capture(tmp_path / "t.arrows", mixed()), trace_of(REPLAYS / "lab-dockerd-429-closed-loop")):
+        assert fresh.open(written(tmp_path, trace), width) == "drawn"
+        assert fresh.value("document.querySelectorAll('.table').length") == 3
+        assert (
+            fresh.value("[...document.querySelectorAll('.table')].filter(each => each.scrollWidth > each.clientWidth).length")
+            == 0
+        )
 
 
 def test_the_verdict_is_in_sight_without_scrolling(fresh: Browser, tmp_path: Path) -> None:
