@@ -17,7 +17,7 @@ MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 CORE = (
     "events", "errors", "lifecycle", "segments", "rows", "adoption", "connections", "lifetimes", "churn", "cadence", "visits",
     "findings", "analysis", "endpoints", "roles", "clients", "header", "text", "anonymise", "facts", "summary",
-    "learner", "watchlist", "remotes", "verdict", "lanes", "openings",
+    "learner", "watchlist", "remotes", "verdict", "lanes", "openings", "exactness",
     *(f"collected/{name}" for name in (
         "belonging", "collector", "dossier", "meanings", "ordering", "selection", "tables", "tables_csv",
     )),

@@ -88,6 +88,16 @@ def test_every_episode_is_there_as_its_last_line_says(both: tuple[Collected, lis
     assert not last
 
 
+def test_every_severity_of_an_episode_is_there_with_its_time(both: tuple[Collected, list[dict[str, Any]]]) -> None:
+    collected, lines = both
+    told: dict[int, list[tuple[int, str]]] = {}
+    for line in of(lines, "finding"):
+        before = told.setdefault(line["episode"], [])
+        if not before or before[-1][1] != line["severity"]:
+            before.append((line["ts_ns"], line["severity"]))
+    assert {number: [(at, each.text) for at, each in kept] for number, kept in collected.severities.items()} == told
+
+
 def test_wall_clock_times_are_those_of_the_lines(both: tuple[Collected, list[dict[str, Any]]]) -> None:
     collected, lines = both
     at = transition_table(collected)["at"]

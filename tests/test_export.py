@@ -337,7 +337,7 @@ class TestMissing:
             timeout=PATIENCE_S,
         )
         assert done.returncode == 1
-        assert "pip install 'regtrace[export]'" in done.stderr
+        assert "pip install 'regtrace[export]', or in a checkout: .venv/bin/pip install '.[export]'" in done.stderr
         assert library in done.stderr
         assert_one_line(done.stderr)
         assert list(folder.iterdir()) == []

@@ -53,7 +53,9 @@ def fits_slower(row: np.void, text: str, made: Collected) -> bool:
 def fits_owner(row: np.void, pattern: str) -> bool:
     if row["pid"] < 0:
         return pattern == "?"
-    return fnmatchcase(comm_text(row["comm"]).lower(), pattern.lower()) or str(row["pid"]) == pattern
+    comm, pid = comm_text(row["comm"]).lower(), str(row["pid"])
+    name, bracket, rest = pattern.lower().partition("[")
+    return (fnmatchcase(comm, name) and rest == f"{pid}]") if bracket else fnmatchcase(comm, name) or pid == pattern
 
 
 def fits_endpoint(made: Collected, number: int, raddr: Any, pattern: str) -> bool:
@@ -76,6 +78,7 @@ def connection_fits(made: Collected, index: int, asked: dict[str, Any], owners: 
     checks = {
         "endpoints": lambda wanted: any(fits_endpoint(made, int(row["endpoint_id"]), row["raddr"], each) for each in wanted),
         "owners": lambda wanted: any(fits_owner(row, each) for each in wanted),
+        "ports": lambda wanted: any(each in (row["lport"], row["rport"]) for each in wanted),
         "states": lambda wanted: any(S[each] in visited for each in wanted),
         "close_reasons": lambda wanted: REASON_NAMES[row["close_reason"]] in wanted,
         "since": lambda at: is_open or end_ns >= made.summary.first_ns + float(at) * 1e9,
@@ -96,7 +99,8 @@ ASKED = st.fixed_dictionaries(
     {},
     optional={
         "endpoints": some(["registry-1.docker.io:443", "auth.docker.io", "registry*", "203.0.113.1", "2001:db8::5", "nowhere"]),
-        "owners": some(["dockerd", "KUBE*", "812", "?", "*", "nobody", "*et"]),
+        "owners": some(["dockerd", "KUBE*", "812", "?", "*", "nobody", "*et", "dockerd[812]", "*[812]", "x[812]"]),
+        "ports": st.lists(st.sampled_from([443, 5000, 20_000, 20_001, 1]), max_size=2),
         "states": some(STATES),
         "close_reasons": some(list(REASON_NAMES[1:])),
         "since": st.sampled_from(["+0", "+0.04", "+1", "+7.5", "+3600"]),
@@ -122,7 +126,7 @@ def test_the_connections_are_those_that_a_loop_finds(events: Events, asked: dict
 def test_the_transitions_are_those_that_a_loop_finds(events: Events, asked: dict[str, Any]) -> None:
     made = collected_events(events)
     owners = connection_of(made).tolist()
-    of_connection = {name: asked.get(name) for name in ("owners", "close_reasons", "slower_than")}
+    of_connection = {name: asked.get(name) for name in ("ports", "owners", "close_reasons", "slower_than")}
     wanted = []
     for one, owner in zip(made.events, owners, strict=True):
         fits = owner != NOBODY or not any(of_connection.values())
@@ -164,12 +168,28 @@ class TestOwners:
         return bool(fitting_connections(made, parse_filters(owners=[pattern]))[0])
 
     @pytest.mark.parametrize(
-        "pattern", ["c0ffee", "C0FFEE00", "c0ff", "c0*", "pull.service", "pull.*", "0f0f0f0f", "812", "dockerd"]
+        "pattern",
+        [
+            "c0ffee",
+            "C0FFEE00",
+            "c0ff",
+            "c0*",
+            "pull.service",
+            "pull.*",
+            "0f0f0f0f",
+            "812",
+            "dockerd",
+            "dockerd[812]",
+            "DOCK*[812]",
+        ],
     )
     def test_a_name_fits(self, pattern: str) -> None:
         assert self.chosen(pattern)
 
-    @pytest.mark.parametrize("pattern", ["c0", "coffee", "pull", "81", "?", "docker", "", "[d]ockerd", "docker."])
+    @pytest.mark.parametrize(
+        "pattern",
+        ["c0", "coffee", "pull", "81", "?", "docker", "", "[d]ockerd", "docker.", "dockerd[813]", "docker[812]", "?[812]"],
+    )
     def test_another_name_does_not(self, pattern: str) -> None:
         assert not self.chosen(pattern)
 

@@ -87,6 +87,13 @@ def test_no_times_means_that_no_rule_judges(run: Run, tmp_path: Path) -> None:
     summary = summary_of(run, trace)
     assert summary["open_findings"] == []
     assert len(summary["abstained"]) > 10
+    for said in (run("show", str(trace)), run("show", str(trace), "--connection", "1"), run("diff", str(trace), str(trace))):
+        assert "no times, durations only" in said.stdout
+        assert "e+04" not in said.stdout
+    report = run("report", str(trace), "--format", "md", "-o", "-").stdout
+    assert "**Can't say: " in report
+    assert "There are no times: durations are right, but not when anything happened." in report
+    assert "e+04" not in report
 
 
 def test_a_name_of_a_registry_is_in_the_capture(run: Run, tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_lines_that_can_not_be_understood_are_told(run: Run, tmp_path: Path) -> 
     assert "\x1b" not in done.stderr
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"hello\nworld\n", bytes(range(256)) * 300, b"x" * 300_000])
+@pytest.mark.parametrize("content", [b"\n\n", b"hello\nworld\n", bytes(range(256)) * 300, b"x" * 300_000])
 def test_what_is_no_tools_output_is_refused_with_the_formats_there_are(run: Run, tmp_path: Path, content: bytes) -> None:
     source = tmp_path / "states.txt"
     source.write_bytes(content)
@@ -126,6 +133,12 @@ def test_what_is_no_tools_output_is_refused_with_the_formats_there_are(run: Run,
     assert done.returncode == 1
     assert all(each.name in done.stderr for each in FORMATS)
     assert [path.name for path in tmp_path.iterdir()] == ["states.txt"]
+
+
+def test_an_empty_file_is_said_to_be_empty(run: Run, tmp_path: Path) -> None:
+    done = run("import", str(text_file(tmp_path, [])), "-o", str(tmp_path / "trace.arrows"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "is empty: the tool that should have written it has probably failed" in done.stderr
 
 
 def test_a_format_that_is_named_is_the_only_one(run: Run, tmp_path: Path) -> None:
@@ -254,6 +267,7 @@ def test_the_program_for_bpftrace_is_printed(run: Run) -> None:
     done = run("import", "--program")
     assert done.returncode == 0
     assert "tracepoint:sock:inet_sock_set_state" in done.stdout
+    assert "// Needs tracefs; where it is not mounted: mount -t tracefs tracefs /sys/kernel/tracing\n" in done.stdout
 
 
 def test_help_explains_the_lines(run: Run) -> None:

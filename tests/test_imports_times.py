@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.printed import only_transitions, spans_ms, tcpstates
 from tests.traces import MS, SECOND, START_NS, Life, S, build, lives_of
 from tracer.events import Events
+from tracer.exactness import UNTIMED_NS
 from tracer.imports.columns import Columns, columns_of
 from tracer.imports.formats import format_named
 from tracer.imports.readings import Transition
-from tracer.imports.timeline import UNTIMED_NS, Clock, Timeline
+from tracer.imports.timeline import Clock, Timeline
 
 DAY_NS = 86_400 * SECOND
 

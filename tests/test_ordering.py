@@ -35,7 +35,7 @@ def test_rows_are_sorted_unknown_last_and_equal_ones_stay(cells: list[tuple[int,
     ("text", "name"),
     [("lifetime", "lifetime_ns"), ("lifetime_ns", "lifetime_ns"), ("opened", "opened_ns"), ("opened_at", "opened_at"),
      ("srtt", "srtt_us"), ("idle", "idle_ms"), ("received", "bytes_received"), ("unread", "unread_bytes"),
-     ("time", "first_seen_ns"),
+     ("time", "first_seen_ns"), ("port", "lport"),
      ("CLOSE_WAIT", "CLOSE_WAIT_state_ns"), ("established", "established_ns"), ("owner", "comm"), ("reason", "close_reason")],
 )  # fmt: skip
 def test_a_column_is_known_by_its_name_and_without_its_unit(text: str, name: str) -> None:
@@ -46,9 +46,25 @@ def test_the_time_of_a_transition_is_its_own() -> None:
     assert column_name("time", transition_table(collected_replay("registry-pull"))) == "ts_ns"
 
 
-@pytest.mark.parametrize("text", ["", "size", "_ns", "{}", "LIFETIME", "\x1b"])
+@pytest.mark.parametrize("text", ["", "size", "_ns", "{}", "quux", "\x1b"])
 def test_what_is_no_column_is_said_with_those_that_there_are(text: str) -> None:
-    with pytest.raises(UsageError, match="expected one of endpoint, role, laddr"):
+    with pytest.raises(UsageError, match="expected one of endpoint, role, laddr") as raised:
+        column_name(text, connection_table(collected_replay("registry-pull")))
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("lifetme", "lifetime_ns"),
+        ("recieved", "bytes_received"),
+        ("prot", "port"),
+        ("close-reason", "close_reason"),
+        ("ownr", "owner"),
+    ],
+)
+def test_a_name_that_is_nearly_one_is_answered_with_that(text: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"did you mean .*{near}"):
         column_name(text, connection_table(collected_replay("registry-pull")))
 
 

@@ -245,7 +245,7 @@ class TestFiles:
         assert done.returncode == 1
         assert "charts need a library" in done.stderr
         assert library in done.stderr
-        assert "pip install 'regtrace[report]'" in done.stderr
+        assert "pip install 'regtrace[report]', or in a checkout: .venv/bin/pip install '.[report]'" in done.stderr
         assert run("report", str(trace_path), "-o", str(tmp_path / "a.md")).returncode == 0
 
     def test_a_truncated_capture_is_reported_as_far_as_it_goes(self, run: Run, trace_path: Path, tmp_path: Path) -> None:

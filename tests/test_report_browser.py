@@ -10,6 +10,7 @@ import pytest
 
 from tests.chromium import Browser, browsing, executable
 from tests.made_captures import HOSTILE, capture, days, hostile_capture, instant, mixed, nothing, short, storm
+from tests.replays import REPLAYS, trace_of
 from tests.stories import LABELS, backing_off
 from tests.test_report import page_of
 from tracer.text import printable
@@ -75,6 +76,17 @@ def test_it_fits_into_its_window(fresh: Browser, tmp_path: Path, width: int) -> 
     assert fresh.value(f"Math.max(...{CANVASES}.map(canvas => canvas.getBoundingClientRect().right))") <= width
 
 
+@pytest.mark.parametrize("width", [1000, 1200])
+def test_no_table_has_to_be_moved_sideways(fresh: Browser, tmp_path: Path, width: int) -> None:
+    for trace in (capture(tmp_path / "t.arrows", mixed()), trace_of(REPLAYS / "lab-dockerd-429-closed-loop")):
+        assert fresh.open(written(tmp_path, trace), width) == "drawn"
+        assert fresh.value("document.querySelectorAll('.table').length") == 3
+        assert (
+            fresh.value("[...document.querySelectorAll('.table')].filter(each => each.scrollWidth > each.clientWidth).length")
+            == 0
+        )
+
+
 def test_the_verdict_is_in_sight_without_scrolling(fresh: Browser, tmp_path: Path) -> None:
     fresh.open(written(tmp_path, capture(tmp_path / "t.arrows", backing_off())), 400, 800)
     assert fresh.value("document.querySelector('.verdict h2').textContent") == f"CRITICAL: rate-limit at {LABELS[1]}"
@@ -125,5 +137,5 @@ def test_a_page_of_nothing_needs_no_script(fresh: Browser, tmp_path: Path) -> No
     page = written(tmp_path, nothing(tmp_path / "t.arrows"))
     fresh.call("Page.navigate", url=page.resolve().as_uri())
     fresh.value("new Promise(done => setTimeout(done, 300))")
-    assert fresh.value("document.querySelector('.verdict h2').textContent") == "Nothing found"
+    assert fresh.value("document.querySelector('.verdict h2').textContent") == "Nothing to judge"
     assert_peaceful(fresh, page)

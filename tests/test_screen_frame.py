@@ -16,6 +16,7 @@ from tests.stories import LABELS, OTHER, REGISTRY, Story, at
 from tests.traces import SECOND, START_NS
 from tracer.analysis import Analysis
 from tracer.events import EventBatch, no_events
+from tracer.exactness import UNTIMED_NS
 from tracer.facts import AddressFact, EndpointFact
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.owners.owner import OwnerDetail
@@ -160,6 +161,21 @@ def test_a_polled_source_says_its_share_and_a_replay_that_it_is_one() -> None:
     session = Session(False, headline, picture.now_ns, 0)
     line = status_line(picture, session, Controls(), 120).plain
     assert line.startswith("replay of polled  exact to 50ms  lost 0  seen 40% of opened")
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("lost", [0, 123_456])
+def test_how_to_get_help_is_said_at_80_columns(live: bool, lost: int) -> None:
+    picture = busy_picture()
+    headline = replace(picture.headline, lost=lost, loss_known=False, gaps=3, abstained=(("reset", "x"), ("churn", "y")))
+    session = Session(live, headline, picture.now_ns, 90 * SECOND, 5 * SECOND)
+    assert "? help" in status_line(picture, session, Controls(), 80).plain
+
+
+def test_a_source_without_times_says_so() -> None:
+    picture = busy_picture()
+    headline = replace(picture.headline, resolution_ns=UNTIMED_NS)
+    assert "no times, durations only" in status_line(picture, Session(True, headline, 0, 0), Controls(), 120).plain
 
 
 def test_unknown_coverage_and_names_without_address_are_said() -> None:

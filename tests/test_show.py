@@ -243,6 +243,33 @@ class TestSort:
         assert found == sorted(found, reverse=True)
 
 
+class TestPort:
+    def test_the_port_of_a_line_of_the_replay_finds_its_connection(self, run: Run) -> None:
+        line = next(line for line in run("replay", str(STORM)).stdout.splitlines() if " -> " in line)
+        port = line.partition(" -> ")[0].rpartition(":")[2]
+        heading, row = body(run("show", str(STORM), "--port", port).stdout)
+        assert row[: heading.index("port") + len("port")].split()[-1] == port
+        assert line.split()[1] in row
+
+    def test_any_port_of_several_may_be_either_end(self, run: Run) -> None:
+        lines = objects(run("show", str(STORM), "--format", "json").stdout)
+        remote, local = lines[0]["rport"], lines[3]["lport"]
+        assert objects(run("show", str(STORM), "--format", "json", "--port", str(remote)).stdout) == lines
+        assert objects(run("show", str(STORM), "--format", "json", "--port", str(local), "--port", "9").stdout) == [
+            line for line in lines if line["lport"] == local
+        ]
+
+    def test_transitions_are_those_of_its_connections(self, run: Run) -> None:
+        lines = objects(run("show", str(STORM), "--format", "json").stdout)
+        shown = run("show", str(STORM), "--transitions", "--port", str(lines[2]["lport"]), "--columns", "number").stdout
+        assert set(body(shown)[1:]) == {"3"}
+
+    def test_rows_are_sorted_by_it(self, run: Run) -> None:
+        table = run("show", str(STORM), "--columns", "port", "--sort", "port:desc", "--format", "csv").stdout
+        ports = [int(cell) for cell in table.split()[1:]]
+        assert ports == sorted(ports, reverse=True)
+
+
 class TestConnection:
     def test_it_is_told_whole(self, run: Run) -> None:
         (told,) = objects(run("show", str(STORM), "--connection", "3", "--format", "json").stdout)
@@ -308,6 +335,9 @@ class TestMistakes:
             (("--sort", "size"), "expected one of endpoint, role"),
             (("--sort", "lifetime:down"), "COLUMN:desc"),
             (("--columns", "number,size"), "'size' is no column"),
+            (("--columns", "lifetme"), "did you mean lifetime_ns"),
+            (("--port", "0"), "is no port"),
+            (("--findings", "--port", "443"), "findings have no port"),
             (("--columns", "remarks", "--format", "csv"), "'remarks' is no column"),
             (("--columns", ",", "--format", "csv"), "no column is named"),
             (("--columns", "pid", "--format", "json"), "JSON lines"),

@@ -14,7 +14,7 @@ from tracer.collected.collector import Collected
 from tracer.events import no_events
 from tracer.findings import FindingState, Severity, Suspect
 from tracer.summary import Loss
-from tracer.verdict import since_text, sure_text, unseen, verdict_of, who_text
+from tracer.verdict import since_text, sure_text, tone_of, unseen, verdict_of, who_text
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_gravest_comes_first_and_all_are_there(quiet: Collected) -> None:
 def test_recovery_alone_is_no_fault(quiet: Collected) -> None:
     verdict = verdict_of(replace(quiet, findings=(replace(ONE, rule="recovered", severity=Severity.NOTICE),)))
     assert (verdict.severity, verdict.headline) == (None, "Nothing found")
-    assert len(verdict.findings) == 1
+    assert len(verdict.findings) == len(verdict.extras) == 1
 
 
 def test_what_is_no_fault_is_no_verdict(quiet: Collected) -> None:
@@ -55,17 +55,51 @@ def test_a_headline_says_what_is_over(quiet: Collected) -> None:
     assert verdict_of(replace(quiet, findings=(over,))).headline == f"CRITICAL: rate-limit at {LABELS[1]} (over)"
 
 
-def test_nothing_found_says_that_every_rule_judged_only_if_so(quiet: Collected) -> None:
-    assert verdict_of(quiet).sentence.endswith("every rule could judge.")
-    silent = replace(quiet, summary=replace(quiet.summary, abstained=(("reset", "sk_err is not known"),)))
-    assert "1 rule could not judge (reset)" in verdict_of(silent).sentence
-    lossy = replace(quiet, summary=replace(quiet.summary, lost=3))
-    assert verdict_of(lossy).sentence.endswith("as far as they were seen.")
+def test_nothing_found_is_fine_only_where_every_rule_could_judge(quiet: Collected) -> None:
+    verdict = verdict_of(quiet)
+    assert (verdict.headline, tone_of(verdict)) == ("Nothing found", "fine")
+    assert verdict.sentence.endswith("every rule could judge. Not every failure shows in TCP; the README says which do not.")
+    silent = verdict_of(replace(quiet, summary=replace(quiet.summary, abstained=(("reset", "sk_err is not known"),))))
+    assert (silent.headline, tone_of(silent)) == ("Nothing found by the rules that could judge", "unsure")
+    assert "1 rule could not judge (reset)" in silent.sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lost": 3},
+        {"gaps": 1},
+        {"loss_known": False},
+        {"unresolved": ("nowhere.example:443",)},
+        {"losses": (Loss(None, 1_000, 2_000),)},
+        {"source": "polled", "opened": 9, "counted": 12},
+        {"source": "polled"},
+    ],
+    ids=str,
+)
+def test_what_was_not_seen_may_be_wrong(quiet: Collected, changes: dict[str, object]) -> None:
+    verdict = verdict_of(replace(quiet, summary=replace(quiet.summary, **changes)))  # type: ignore[arg-type]
+    assert (verdict.headline, tone_of(verdict)) == ("Nothing found in what was seen", "unsure")
+    assert verdict.sentence.endswith("as far as they were seen.")
+
+
+def test_what_a_trace_lacks_at_its_end_was_not_seen_either(quiet: Collected) -> None:
+    assert verdict_of(replace(quiet, truncated="it ends in a batch")).headline == "Nothing found in what was seen"
+
+
+def test_where_most_rules_could_not_judge_nobody_can_say(quiet: Collected) -> None:
+    half = quiet.rules // 2
+    for count, headline in ((half, "Nothing found by the rules that could judge"), (half + 1, f"Can't say: {half + 1} rules")):
+        abstained = tuple((f"rule-{number}", "no times") for number in range(count))
+        verdict = verdict_of(replace(quiet, rules=2 * half, summary=replace(quiet.summary, abstained=abstained)))
+        assert verdict.headline.startswith(headline)
+        assert tone_of(verdict) == "unsure"
 
 
 def test_an_empty_trace_had_nothing_to_judge(tmp_path: Path) -> None:
     verdict = verdict_of(collected(tmp_path / "t.arrows", no_events()))
     assert verdict.sentence == "The trace has no connection to a registry: there was nothing to judge."
+    assert (verdict.headline, tone_of(verdict)) == ("Nothing to judge", "unsure")
 
 
 def test_a_finding_that_is_over_says_until_when(quiet: Collected) -> None:

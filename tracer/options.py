@@ -165,7 +165,7 @@ def _show(add: Add) -> None:
         "--columns",
         type=_names,
         metavar="A,B,...",
-        help="which columns, named as in the heading or as the fields of --json; a wrong name lists them all",
+        help="which columns, named as in the heading or as the fields of --json; a wrong name says which there are",
     )
     show.add_argument("--format", choices=FORMATS, default="text", help="json: the lines of 'replay --json' (default: text)")
     _add_rule_options(show)
@@ -279,10 +279,18 @@ def _add_filter_options(parser: argparse.ArgumentParser) -> None:
         filters.add_argument(name, action="append", default=[], metavar=metavar, help=text)
 
     repeatable("--endpoint", "PATTERN", "label, host, remote address or role (api, auth, blob, ...); * stands for anything")
+    filters.add_argument(
+        "--port",
+        action="append",
+        default=[],
+        type=_port,
+        metavar="N",
+        help="local or remote port; the local one is the :N before the arrow in the lines of 'replay'",
+    )
     repeatable(
         "--owner",
         "PATTERN",
-        "process name, pid, systemd unit, or container or pod id (its first 4 characters are enough); "
+        "process name, pid, NAME[PID], systemd unit, or container or pod id (its first 4 characters are enough); "
         "* stands for anything, a single ? for owners that nobody knows",
     )
     repeatable("--state", "STATE", "in this TCP state at any time; with --transitions: into or out of it")

@@ -11,6 +11,7 @@ import numpy as np
 
 from tracer.clock import ClockOffset, rfc3339
 from tracer.collected.collector import Collected
+from tracer.exactness import UNTIMED_NS
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
 from tracer.remotes import where_text
@@ -18,6 +19,7 @@ from tracer.summary import Summary
 from tracer.text import comm_text, duration_text, printable
 
 _RECOVERED = "recovered"
+_BEYOND = "Not every failure shows in TCP; the README says which do not."
 _ID_SHOWN = 12
 """Digits of a container's id, as the engines' own commands show it."""
 _WHOLE_FROM = 100
@@ -34,8 +36,9 @@ class Verdict:
 
     Attributes:
         severity: of the gravest finding; None: nothing was found.
-        headline: what is wrong, in a few words, or that nothing was found.
+        headline: what is wrong, in a few words, or that nothing was found, or that nobody can say.
         sentence: the same at length.
+        fine: nothing was found, every rule could judge, and nothing is missing.
         since, sure, where, who, advice: of the gravest finding; "" where there is none.
         main: that finding.
         others: all other findings, gravest first; what recovered among them.
@@ -44,6 +47,7 @@ class Verdict:
     severity: Severity | None
     headline: str
     sentence: str
+    fine: bool
     since: str
     sure: str
     where: str
@@ -57,41 +61,67 @@ class Verdict:
         """All of them, gravest first."""
         return () if self.main is None else (self.main, *self.others)
 
+    @property
+    def extras(self) -> tuple[Finding, ...]:
+        """Those that headline and sentence are not about."""
+        return self.findings if self.severity is None else self.others
+
     def parts(self) -> tuple[tuple[str, str], ...]:
         """(heading, text) of what is known beyond the sentence."""
-        told = (
-            ("Since", self.since),
-            ("How sure", self.sure),
-            ("Where", self.where),
-            ("Who", self.who),
-            ("What to do", self.advice),
-        )
-        return tuple((heading, text) for heading, text in told if text)
+        return _parts(self.since, self.sure, self.where, self.who, self.advice)
 
 
 def verdict_of(collected: Collected) -> Verdict:
     """The verdict on a trace."""
     ranked = tuple(sorted(collected.findings, key=_gravity))
     if not ranked or _is_no_fault(ranked[0]):
-        return Verdict(
-            None, "Nothing found", _nothing_found(collected), "", "", "", "", "", ranked[0] if ranked else None, ranked[1:]
-        )
+        headline, sentence, fine = _nothing_found(collected)
+        return Verdict(None, headline, sentence, fine, "", "", "", "", "", ranked[0] if ranked else None, ranked[1:])
     main = ranked[0]
-    label = endpoint_label(collected, main.endpoint_id)
-    over = " (over)" if main.state is FindingState.CLOSED else ""
     more = f", and {len(ranked) - 1} more" if len(ranked) > 1 else ""
     return Verdict(
         main.severity,
-        f"{main.severity.text.upper()}: {main.rule} at {label}{over}{more}",
+        f"{headline_of(main, collected)}{more}",
         sentence_of(printable(main.summary)),
-        since_text(main, collected),
-        sure_text(main),
-        where_text(main.evidence),
-        "; ".join(map(who_text, main.suspects)),
-        printable(main.advice),
+        False,
+        *_answers(main, collected),
         main,
         ranked[1:],
     )
+
+
+def tone_of(verdict: Verdict) -> str:
+    """Its severity; without one "fine", or "unsure" where that nothing was found does not say that all is well."""
+    if verdict.severity is not None:
+        return verdict.severity.text
+    return "fine" if verdict.fine else "unsure"
+
+
+def headline_of(finding: Finding, collected: Collected) -> str:
+    """A finding in a few words: how grave, what, where, and whether it is over."""
+    over = " (over)" if finding.state is FindingState.CLOSED else ""
+    return f"{finding.severity.text.upper()}: {finding.rule} at {endpoint_label(collected, finding.endpoint_id)}{over}"
+
+
+def parts_of(finding: Finding, collected: Collected) -> tuple[tuple[str, str], ...]:
+    """(heading, text) of what is known of a finding beyond its sentence."""
+    return _parts(*_answers(finding, collected))
+
+
+def _answers(finding: Finding, collected: Collected) -> tuple[str, str, str, str, str]:
+    """Since when, how sure, where, who, what to do."""
+    return (
+        since_text(finding, collected),
+        sure_text(finding),
+        where_text(finding.evidence),
+        "; ".join(map(who_text, finding.suspects)),
+        printable(finding.advice),
+    )
+
+
+def _parts(*texts: str) -> tuple[tuple[str, str], ...]:
+    headings = ("Since", "How sure", "Where", "Who", "What to do")
+    return tuple((heading, text) for heading, text in zip(headings, texts, strict=True) if text)
 
 
 def _is_no_fault(finding: Finding) -> bool:
@@ -104,16 +134,28 @@ def _gravity(finding: Finding) -> tuple[bool, int, bool, float, int]:
     return (_is_no_fault(finding), -int(finding.severity), over, -finding.confidence, finding.started_ns)
 
 
-def _nothing_found(collected: Collected) -> str:
+def _nothing_found(collected: Collected) -> tuple[str, str, bool]:
+    """Headline and sentence where no rule found a fault, and whether that means that all is well."""
     summary = collected.summary
     if not summary.connections:
-        return "The trace has no connection to a registry: there was nothing to judge."
+        return "Nothing to judge", "The trace has no connection to a registry: there was nothing to judge.", False
     judged = f"No rule found anything wrong with {count_text(summary.connections, 'connection')}"
     silent = [rule for rule, _ in summary.abstained if rule != "*"]
-    if silent:
-        return f"{judged}; {count_text(len(silent), 'rule')} could not judge ({', '.join(silent)})."
-    doubts = collected.truncated or summary.lost or summary.gaps or summary.unresolved or summary.losses or not summary.loss_known
-    return f"{judged}, as far as they were seen." if doubts else f"{judged}; every rule could judge."
+    not_judged = f"; {count_text(len(silent), 'rule')} could not judge ({', '.join(silent)})" if silent else ""
+    if 2 * len(silent) > collected.rules > 0:
+        return f"Can't say: {count_text(len(silent), 'rule')} could not judge", f"{judged}{not_judged}.", False
+    if _is_doubtful(collected):
+        return "Nothing found in what was seen", f"{judged}, as far as they were seen{not_judged}.", False
+    if summary.abstained:
+        return "Nothing found by the rules that could judge", f"{judged}{not_judged}.", False
+    return "Nothing found", f"{judged}; every rule could judge. {_BEYOND}", True
+
+
+def _is_doubtful(collected: Collected) -> bool:
+    """Whether anything may have happened that the trace does not show."""
+    summary = collected.summary
+    missing = summary.lost or summary.gaps or summary.unresolved or summary.losses or not summary.loss_known
+    return bool(collected.truncated or missing or summary.coverage != 1)
 
 
 def sentence_of(text: str) -> str:
@@ -190,8 +232,7 @@ def unseen(collected: Collected) -> tuple[str, ...]:
     nameless = int((rows["pid"] < 0).sum())
     if nameless:
         told.append(f"The owner of {count_text(nameless, 'connection')} is not known.")
-    for rule, reason in summary.abstained:
-        told.append(f"{'' if rule == '*' else f'{rule} did not judge: '}{printable(reason)}.")
+    told += _not_judged(summary)
     if header.clock is None:
         told.append("The trace has no wall clock: times are seconds since its beginning.")
     if summary.inbound:
@@ -199,6 +240,13 @@ def unseen(collected: Collected) -> tuple[str, ...]:
     for (old, new), count in summary.unknown_transitions.items():
         told.append(f"Unknown transition {printable(old)} to {printable(new)}, {count} times.")
     return tuple(told)
+
+
+def _not_judged(summary: Summary) -> list[str]:
+    silent = [rule for rule, _ in summary.abstained if rule != "*"]
+    if summary.resolution_ns < UNTIMED_NS or not silent:
+        return [f"{'' if rule == '*' else f'{rule} did not judge: '}{printable(why)}." for rule, why in summary.abstained]
+    return [f"{count_text(len(silent), 'rule')} could not judge without times: {', '.join(silent)}."]
 
 
 def _losses(summary: Summary, header: TraceHeader) -> list[str]:
@@ -224,7 +272,9 @@ def _sight(summary: Summary, header: TraceHeader) -> list[str]:
         told.append(
             f"The source changed from {printable(header.source)} to {printable(summary.source)} while the trace was taken."
         )
-    if summary.resolution_ns > _EXACT_NS:
+    if summary.resolution_ns >= UNTIMED_NS:
+        told.append("There are no times: durations are right, but not when anything happened.")
+    elif summary.resolution_ns > _EXACT_NS:
         told.append(f"Times are exact to {duration_text(summary.resolution_ns)} only (source {printable(summary.source)}).")
     if summary.counted:
         told.append(

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tracer.analysis import Analysis, Progress
 from tracer.events import EventBatch, Events, is_transition, no_events
 from tracer.facts import EndpointFact
-from tracer.findings import Finding
+from tracer.findings import Finding, Severity
 from tracer.header import TraceHeader
 from tracer.owners.owner import OwnerDetail
 from tracer.owners.register import details_of
@@ -40,6 +40,8 @@ class Collected:
         findings: the last line of each episode, in the order in which they were opened.
         summary: the state at the end.
         truncated: why the end of the trace is missing; None: it is whole.
+        rules: how many rules were asked.
+        severities: by episode, the time of each line that gave it another severity, and which; the first one among them.
     """
 
     header: TraceHeader
@@ -53,24 +55,29 @@ class Collected:
     findings: tuple[Finding, ...]
     summary: Summary
     truncated: str | None
+    rules: int = 0
+    severities: dict[int, tuple[tuple[int, Severity], ...]] = field(default_factory=dict)
 
 
 class Collector:
     """A listener of a replay that keeps all of it."""
 
-    def __init__(self, with_events: bool = False) -> None:
+    def __init__(self, with_events: bool = False, rules: int = 0) -> None:
         """Begin.
 
         Args:
             with_events: keep the transitions too: 144 bytes each.
+            rules: how many are asked.
         """
         self._with_events = with_events
+        self._rules = rules
         self._header: TraceHeader | None = None
         self._rows: list[Connections] = []
         self._details: list[OwnerDetail | None] = []
         self._events: list[Events] = []
         self._early: list[NDArray[np.uint64]] = []
         self._findings: dict[int, Finding] = {}  # by episode
+        self._severities: dict[int, tuple[tuple[int, Severity], ...]] = {}
         self._collected: Collected | None = None
 
     @property
@@ -89,6 +96,9 @@ class Collector:
             self._keep(progress.ended, analysis)
         for finding in progress.findings:
             self._findings[finding.episode] = finding
+            before = self._severities.get(finding.episode, ())
+            if not before or before[-1][1] != finding.severity:
+                self._severities[finding.episode] = (*before, (finding.at_ns, finding.severity))
         if self._with_events and len(batch):
             kept = is_transition(batch.events)
             self._events.append(batch.events[kept])
@@ -117,6 +127,8 @@ class Collector:
             tuple(self._findings[episode] for episode in sorted(self._findings)),
             analysis.summary(),
             truncated,
+            self._rules,
+            self._severities,
         )
 
     def _keep(self, rows: Connections, analysis: Analysis) -> None:

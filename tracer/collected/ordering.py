@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +17,36 @@ _SPOKEN = {
     "time": ("first_seen_ns", "ts_ns", "started_ns"),
     "owner": "comm",
     "remote": "endpoint",
+    "port": "lport",
     "connection": "number",
     "reason": "close_reason",
 }
 _SHOWN_MAX = 40
+_NEAREST_MAX, _NEAR, _LISTED_MAX = 3, 0.6, 12
 
 
 def column_name(text: str, table: Table) -> str:
     """The column that is meant: its name, or that without a unit ("lifetime" for "lifetime_ns").
 
     Raises:
-        UsageError: there is none; the message lists those that there are.
+        UsageError: there is none; the message names the nearest.
     """
     spoken = text if text in table else _SPOKEN.get(text, text)
     for name in (spoken,) if isinstance(spoken, str) else spoken:
         found = next((form.format(name) for form in _FORMS if form.format(name) in table), None)
         if found is not None:
             return found
-    raise UsageError(f"{text[:_SHOWN_MAX]!r} is no column: expected one of {', '.join(table)}")
+    raise UsageError(f"{text[:_SHOWN_MAX]!r} is no column: {_expected(text, table)}")
+
+
+def _expected(text: str, table: Table) -> str:
+    """The nearest names, or, where none is near, the first ones."""
+    near = get_close_matches(text[:_SHOWN_MAX], (*filter(str.isalpha, _SPOKEN), *table), _NEAREST_MAX, _NEAR)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    names, left = list(table), len(table) - _LISTED_MAX
+    more = f" and {left} more, the fields of --format json" if left > 0 else ""
+    return f"expected one of {', '.join(names[:_LISTED_MAX])}{more}"
 
 
 def column_names(texts: Sequence[str], table: Table) -> list[str]:

@@ -15,15 +15,15 @@ from typing import Self
 
 from tracer.captures import TraceWriter, check_name, create_trace
 from tracer.errors import EXIT_OK, CaptureError, UsageError
+from tracer.exactness import exactness_text
 from tracer.files import refuse_existing
 from tracer.imports.bpftrace import PROGRAM
 from tracer.imports.formats import FORMATS, format_named
 from tracer.imports.importer import Importer
 from tracer.imports.line_file import LineFile
 from tracer.imports.selection import Selection
-from tracer.imports.timeline import UNTIMED_NS
 from tracer.progress import ProgressBar, progress_bar
-from tracer.text import address_text, duration_text, printable
+from tracer.text import address_text, printable
 
 _OTHERS_SHOWN = 5
 
@@ -124,6 +124,10 @@ def _check_output(source: Path, output: Path) -> None:
 
 def _check(importer: Importer, selection: Selection, name: str) -> None:
     """Refuse to make a capture of nothing."""
+    if not importer.lines:
+        raise CaptureError(
+            f"{name} is empty: the tool that should have written it has probably failed; see what it says on standard error"
+        )
     if importer.format is None or not importer.transitions:
         _say_misunderstood(importer)
         known = ", ".join(f"{each.name} ({each.title})" for each in FORMATS)
@@ -148,13 +152,11 @@ def _end(address: bytes, port: int) -> str:
 def _say(importer: Importer, selection: Selection, output: Path, name: str) -> None:
     """What was made of it, and what is doubtful."""
     assert importer.format is not None
-    exact = "no times, durations only"
-    if importer.resolution_ns < UNTIMED_NS:
-        exact = f"times exact to {duration_text(importer.resolution_ns)}"
     endpoints = len(selection.watched)
     print_line = (
         f"{output}: {importer.selected} transitions to {endpoints} endpoint{'s' if endpoints != 1 else ''}, out of "
-        f"{importer.transitions} in {importer.lines} lines of {importer.format.title} ({name}); {exact}"
+        f"{importer.transitions} in {importer.lines} lines of {importer.format.title} ({name}); "
+        f"{exactness_text(importer.resolution_ns)}"
     )
     sys.stdout.write(f"{printable(print_line)}\n")
     _say_misunderstood(importer)

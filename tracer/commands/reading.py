@@ -57,7 +57,7 @@ def collect(options: argparse.Namespace, path: Path, *, with_events: bool = Fals
         TracerError: the configuration is wrong, or the capture can't be read.
         KeyboardInterrupt: a signal came; what was read by then is not the whole.
     """
-    collector = Collector(with_events)
     with opened(options, path) as (trace, settings):
+        collector = Collector(with_events, len(settings.rules()))
         follow(trace, settings, collector, f"reading {path.name}")
     return collector.collected

@@ -81,8 +81,8 @@ def _check(path: Path | None, form: str, options: argparse.Namespace) -> None:
         import vl_convert  # noqa: F401
     except Exception as error:  # a library that is there but does not fit its own libraries fails in its own way
         raise MissingError(
-            f"charts need a library that can't be loaded ({error}): pip install 'regtrace[report]'; "
-            "--format md needs nothing more"
+            f"charts need a library that can't be loaded ({error}): pip install 'regtrace[report]', "
+            "or in a checkout: .venv/bin/pip install '.[report]'; --format md needs nothing more"
         ) from error
 
 

@@ -68,6 +68,7 @@ def _kind(options: argparse.Namespace) -> str:
 def _filters(options: argparse.Namespace) -> Filters:
     return parse_filters(
         endpoints=options.endpoint,
+        ports=options.port,
         owners=options.owner,
         states=options.state,
         close_reasons=options.close_reason,

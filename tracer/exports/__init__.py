@@ -35,7 +35,8 @@ def writer_of(to: str) -> Write:
     except Exception as error:  # a library that is there but does not fit its own libraries fails in its own way
         library = {"parquet": "polars"}.get(to, to)
         raise MissingError(
-            f"export --to {to} needs {library}, which can't be loaded ({error}): pip install 'regtrace[export]'"
+            f"export --to {to} needs {library}, which can't be loaded ({error}): pip install 'regtrace[export]', "
+            "or in a checkout: .venv/bin/pip install '.[export]'"
         ) from error
 
 

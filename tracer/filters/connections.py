@@ -9,7 +9,17 @@ from numpy.typing import NDArray
 
 from tracer.collected.collector import Collected
 from tracer.events import TcpState, is_opening
-from tracer.filters.filters import CONNECT, LIFETIME, UNKNOWN_OWNER, Filters, Slower, id_matcher, matcher
+from tracer.filters.filters import (
+    CONNECT,
+    LIFETIME,
+    UNKNOWN_OWNER,
+    Filters,
+    Slower,
+    id_matcher,
+    matcher,
+    named_processes,
+    shown_name,
+)
 from tracer.filters.findings import chosen_findings, connections_in, ends_ns
 from tracer.filters.places import Mask, at_endpoints, bounds_ns, extent_ns, where
 from tracer.lifecycle import STATE_NAMES, CloseReason
@@ -36,6 +46,8 @@ def fitting_connections(collected: Collected, filters: Filters, owners: NDArray[
     fits = np.ones(len(rows), bool)
     if filters.endpoints:
         fits &= at_endpoints(collected, filters.endpoints, rows["endpoint_id"], rows["raddr"])
+    if filters.ports:
+        fits &= np.isin(rows["lport"], filters.ports) | np.isin(rows["rport"], filters.ports)
     if filters.owners:
         fits &= _of_owners(rows, collected.details, filters.owners)
     if filters.states:
@@ -63,6 +75,10 @@ def _of_owners(rows: Connections, details: Sequence[OwnerDetail | None], pattern
     known = rows["pid"] >= 0
     pids = [int(pattern) for pattern in patterns if pattern.isascii() and pattern.isdigit() and len(pattern) < 19]
     wanted = known & (where(rows["comm"], lambda comm: fits(comm_text(comm))) | np.isin(rows["pid"], pids))
+    for name, pid in named_processes(patterns):
+        own = np.flatnonzero(rows["pid"] == pid)
+        is_name = matcher((name,))
+        wanted[own] |= np.array([is_name(shown_name(comm)) for comm in rows["comm"][own].tolist()], bool)
     if UNKNOWN_OWNER in patterns:
         wanted |= ~known
     is_id = id_matcher(patterns)

@@ -11,12 +11,14 @@ from tracer.events import N_STATES, TcpState
 from tracer.filters.spans import Moment, parse_duration, parse_moment
 from tracer.lifecycle import REASON_NAMES, STATE_NAMES, CloseReason
 from tracer.rules.catalogue import BY_ID
+from tracer.text import comm_text, printable
 
 LIFETIME, CONNECT = "lifetime", "connect"
 UNKNOWN_OWNER = "?"
 _PREFIX_MIN = 4
 """Characters of an id that are enough to mean it; engines show twelve."""
 _SHOWN_MAX = 40
+_PROCESS = re.compile(r"(.*)\[(\d{1,10})\]", re.DOTALL | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Filters:
 
     Attributes:
         endpoints: patterns of labels, their hosts, addresses or roles.
-        owners: patterns of process names, containers and units, or pids; "?": nobody knows whose.
+        ports: local or remote ones.
+        owners: patterns of process names, containers and units, pids, or NAME[PID]; "?": nobody knows whose.
         states: TcpState.
         close_reasons: CloseReason.
         since, until: the time [since, until) that is wanted; None: without a bound.
@@ -47,6 +50,7 @@ class Filters:
     """
 
     endpoints: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
     owners: tuple[str, ...] = ()
     states: tuple[int, ...] = ()
     close_reasons: tuple[int, ...] = ()
@@ -58,12 +62,13 @@ class Filters:
     @property
     def of_connections(self) -> bool:
         """Whether anything is asked that only a connection can answer, and no transition by itself."""
-        return bool(self.owners or self.close_reasons or self.slower or self.findings)
+        return bool(self.ports or self.owners or self.close_reasons or self.slower or self.findings)
 
 
 def parse_filters(
     *,
     endpoints: Sequence[str] = (),
+    ports: Sequence[int] = (),
     owners: Sequence[str] = (),
     states: Sequence[str] = (),
     close_reasons: Sequence[str] = (),
@@ -79,6 +84,7 @@ def parse_filters(
     """
     return Filters(
         tuple(endpoints),
+        tuple(ports),
         tuple(owners),
         tuple(map(parse_state, states)),
         tuple(map(_close_reason, close_reasons)),
@@ -139,6 +145,16 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     forms = "|".join(".*".join(map(re.escape, pattern.lower().split("*"))) for pattern in patterns)
     expression = re.compile(forms, re.DOTALL)
     return lambda text: expression.fullmatch(text.lower()) is not None
+
+
+def named_processes(patterns: Sequence[str]) -> list[tuple[str, int]]:
+    """(pattern of the name, pid) of those that are NAME[PID], as every output has it."""
+    return [(found[1], int(found[2])) for found in map(_PROCESS.fullmatch, patterns) if found]
+
+
+def shown_name(comm: bytes) -> str:
+    """A process name as every output has it."""
+    return printable(comm_text(comm))
 
 
 def id_matcher(patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tracer.collected.collector import Collected
 from tracer.errors import UsageError
-from tracer.filters.filters import UNKNOWN_OWNER, Filters, id_matcher, matcher
+from tracer.filters.filters import UNKNOWN_OWNER, Filters, id_matcher, matcher, named_processes, shown_name
 from tracer.filters.places import at_endpoints, bounds_ns
 from tracer.findings import Finding, Suspect
 from tracer.lifecycle import CloseReason
@@ -80,8 +80,10 @@ def fitting_findings(collected: Collected, filters: Filters) -> NDArray[np.bool_
     Raises:
         UsageError: there is no such finding, or the filter asks what no finding has.
     """
-    if filters.states or filters.close_reasons or filters.slower:
-        raise UsageError("findings have no state, close reason or duration: leave out --state, --close-reason and --slower-than")
+    if filters.ports or filters.states or filters.close_reasons or filters.slower:
+        raise UsageError(
+            "findings have no port, state, close reason or duration: leave out --port, --state, --close-reason and --slower-than"
+        )
     chosen = {finding.episode for finding in chosen_findings(collected, filters)}
     since_ns, until_ns = bounds_ns(collected, filters)
     is_owner = _suspect_matcher(filters.owners)
@@ -102,11 +104,13 @@ def fitting_findings(collected: Collected, filters: Filters) -> NDArray[np.bool_
 def _suspect_matcher(patterns: Sequence[str]) -> Callable[[Suspect], bool]:
     """Whether a suspect is called so, in the same ways as the owner of a connection."""
     fits, is_id = matcher(patterns), id_matcher(patterns)
+    processes = [(matcher((name,)), pid) for name, pid in named_processes(patterns)]
 
     def is_suspect(suspect: Suspect) -> bool:
         if suspect.pid < 0 and not suspect.comm:
             return UNKNOWN_OWNER in patterns
         names = (comm_text(suspect.comm), str(suspect.pid), suspect.unit or "")
-        return any(map(fits, filter(None, names))) or bool(suspect.container and is_id(suspect.container))
+        called = any(pid == suspect.pid and is_name(shown_name(suspect.comm)) for is_name, pid in processes)
+        return called or any(map(fits, filter(None, names))) or bool(suspect.container and is_id(suspect.container))
 
     return is_suspect

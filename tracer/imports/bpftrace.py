@@ -26,6 +26,7 @@ from tracer.imports.readings import (
 T = TypeVar("T")
 
 PROGRAM = """// Prints the transitions of every TCP socket for `regtrace import`. Run it as root: bpftrace FILE > states.txt
+// Needs tracefs; where it is not mounted: mount -t tracefs tracefs /sys/kernel/tracing
 tracepoint:sock:inet_sock_set_state
 /args->protocol == 6/
 {

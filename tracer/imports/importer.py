@@ -8,17 +8,17 @@ from itertools import islice
 import numpy as np
 
 from tracer.events import EventBatch, Events
+from tracer.exactness import exactness_text
 from tracer.header import ORIGINS, ROLES, TraceHeader, origins_text, roles_text
 from tracer.imports.columns import columns_of
 from tracer.imports.ends import Ends
 from tracer.imports.formats import Format, told
 from tracer.imports.readings import Lost, Transition, aside
 from tracer.imports.selection import Selection
-from tracer.imports.timeline import UNTIMED_NS, Clock, Timeline, clock_of
+from tracer.imports.timeline import Clock, Timeline, clock_of
 from tracer.imports.window import Loss, Piece, Window, parted
 from tracer.roles import Role
 from tracer.segments import take
-from tracer.text import duration_text
 
 SOURCE = "ebpf"
 """What all these tools are: programs, or the kernel itself, at the tracepoint that regtrace's own program sits at."""
@@ -72,13 +72,10 @@ class Importer:
     def header(self) -> TraceHeader:
         """What the trace says about itself; once the format is known."""
         assert self.format is not None
-        exact = "without times: good for durations only"
-        if self.resolution_ns < UNTIMED_NS:
-            exact = f"times exact to {duration_text(self.resolution_ns)}"
         known = self._selection.watched.known()
         return TraceHeader(
             SOURCE,
-            f"imported from {self.format.title}, {exact}; what was lost is not known",
+            f"imported from {self.format.title}, {exactness_text(self.resolution_ns)}; what was lost is not known",
             self.resolution_ns,
             endpoints=self._selection.watched.labels(),
             settings={

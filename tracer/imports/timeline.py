@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracer.events import TS_NS_MAX, Events, TcpState, is_opening
+from tracer.exactness import UNTIMED_NS
 from tracer.imports.columns import Columns
 from tracer.imports.readings import SECOND_NS, Transition
 from tracer.segments import group_starts, stable_order
 
-UNTIMED_NS = 86_400 * SECOND_NS
-"""A day: no rule takes such times for rates."""
 _DAY_NS = 86_400 * SECOND_NS
 _LATE_NS = 2 * SECOND_NS
 """A line that is printed later than this after its transition tells of a tool that can't keep up, or of a clock that was set."""

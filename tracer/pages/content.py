@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tracer import __version__
 from tracer.collected.collector import Collected
+from tracer.exactness import exactness_text
 from tracer.findings import FindingState
 from tracer.pages.span import Span, long_text
 from tracer.pages.tallies import OwnerTally, owner_tallies, sum_known
@@ -233,7 +234,7 @@ def _about(collected: Collected, span: Span | None, name: str) -> tuple[tuple[st
         ("Wall clock", f"exact to {duration_text(header.clock.error_ns)}" if header.clock else "unknown"),
         (
             "Source",
-            f"{printable(summary.source)}, times exact to {duration_text(summary.resolution_ns)}; {printable(header.why)}",
+            f"{printable(summary.source)}, {exactness_text(summary.resolution_ns)}; {printable(header.why)}",
         ),
         ("Events", f"{summary.events:,} transitions, {summary.lost_text}"),
         ("Watched", watched or "no endpoint named"),

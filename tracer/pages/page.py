@@ -17,6 +17,7 @@ from tracer.findings import Severity
 from tracer.pages.charts import SPREAD, TIMELINE, spread, timeline
 from tracer.pages.content import Content
 from tracer.pages.figures import Figures
+from tracer.verdict import tone_of
 
 _ZOOM_HELP = (
     "Drag to move in time, turn the wheel with Ctrl or Alt held to zoom, double-click to see all again; point at a bar for its "
@@ -47,7 +48,7 @@ def page_text(content: Content, figures: Figures | None) -> str:
     page = {
         "title": content.title,
         "subtitle": content.subtitle,
-        "severity": verdict.severity.text if verdict.severity is not None else "none",
+        "severity": tone_of(verdict),
         "headline": verdict.headline,
         "sentence": verdict.sentence,
         "parts": verdict.parts(),

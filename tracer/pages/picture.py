@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import textwrap
 
-from tracer.findings import Severity
 from tracer.pages.charts import Spec, timeline
 from tracer.pages.content import Content
 from tracer.pages.figures import Figures
+from tracer.verdict import tone_of
 
 _PLOT_PX, _SCALE = 715, 2
 """With axes and legends about 800 wide; twice that in the file, so that it stays sharp."""
 _HEADLINE_LETTERS, _LINE_LETTERS = 68, 112
 _LINES_MAX, _UNSEEN_LINES, _HEADLINES = 12, 3, 3
 """What is longer is in the page and in the text."""
-_COLOURS = {None: "#00664A", Severity.NOTICE: "#00527F", Severity.WARNING: "#7A5200", Severity.CRITICAL: "#A63D00"}
+_COLOURS = {"fine": "#00664A", "unsure": "#1A1C1F", "notice": "#00527F", "warning": "#7A5200", "critical": "#A63D00"}
 
 
 def picture(content: Content, figures: Figures | None) -> bytes:
@@ -49,7 +49,7 @@ def _title(content: Content) -> Spec:
         "subtitle": lines,
         "anchor": "start",
         "fontSize": 20,
-        "color": _COLOURS[verdict.severity],
+        "color": _COLOURS[tone_of(verdict)],
         "subtitleFontSize": 13,
         "subtitleColor": "#1A1C1F",
         "subtitleLineHeight": 18,

@@ -14,6 +14,7 @@ from tracer.comparison.difference import Difference
 from tracer.comparison.metrics import Unit
 from tracer.comparison.sentences import match_text, p_text, ratio_text, row_text, sentence, value_text, verdict_text
 from tracer.comparison.sides import Side
+from tracer.exactness import exactness_text
 from tracer.header import RULES
 from tracer.reports.text_report import coverage_text
 from tracer.text import duration_text, printable
@@ -76,8 +77,9 @@ def _side(label: str, name: str, side: Side) -> Iterator[str]:
     clock = side.collected.header.clock
     (began,) = rfc3339(np.array([summary.first_ns]), clock) if clock is not None else (None,)
     since = f"since {began[:19]}Z, " if began else ""
+    exact = exactness_text(exact_to_ns(side)).removeprefix("times ")
     yield (
-        f"{label}  {name}: {since}source {summary.source}, exact to {duration_text(exact_to_ns(side))}, {lasted}, "
+        f"{label}  {name}: {since}source {summary.source}, {exact}, {lasted}, "
         f"{len(side.rows)} connections in {visits} visits, {coverage_text(summary)}"
     )
     if side.collected.truncated:

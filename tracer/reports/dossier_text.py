@@ -10,6 +10,7 @@ import numpy as np
 from tracer.collected.collector import Collected
 from tracer.collected.dossier import Dossier
 from tracer.events import EventFlag, valid
+from tracer.exactness import exactness_text
 from tracer.findings import Finding
 from tracer.lifecycle import RANK, REASON_NAMES, STATE_NAMES, CloseReason, errno_name
 from tracer.reports.cells import UNKNOWN, TimeTexts
@@ -147,7 +148,7 @@ def _first_text(dossier: Dossier, times: TimeTexts) -> str:
     exact = (
         f"times may be up to {duration_text(early_ns)} earlier"
         if early_ns
-        else f"exact to {duration_text(dossier.resolution_ns)}"
+        else exactness_text(dossier.resolution_ns).removeprefix("times ")
     )
     return f"{first}, closed {closed}; {exact}"
 

@@ -13,6 +13,7 @@ from tracer.collected.ordering import column_name
 from tracer.collected.selection import CONNECTIONS, FINDINGS, TRANSITIONS, Selection
 from tracer.collected.tables import Column, Kind
 from tracer.events import Events, valid
+from tracer.exactness import exactness_text
 from tracer.lifecycle import STATE_NAMES, CloseReason, errno_name
 from tracer.reports.cells import UNKNOWN, TimeTexts, column_texts
 from tracer.reports.grid import GridColumn
@@ -31,7 +32,7 @@ _WEIGHTS = {"number": 9, "summary": 8, "rule": 8, "time": 7, "severity": 6, "con
 """Where not all columns fit; others go from the right to the left."""
 _TITLES = {
     "number": "#", "bytes_received": "received", "bytes_acked": "acked", "unread_bytes": "unread", "close_reason": "reason",
-    "confidence": "sure",
+    "confidence": "sure", "lport": "port",
 }  # fmt: skip
 _RED, _YELLOW = "31", "33"
 _STYLES = {
@@ -41,8 +42,8 @@ _STYLES = {
 }
 DEFAULT_COLUMNS = {
     CONNECTIONS: (
-        "number", "first_seen_ns", "owner", "remote", "close_reason", "lifetime", "connect", "bytes_received", "bytes_acked",
-        "remarks",
+        "number", "first_seen_ns", "owner", "lport", "remote", "close_reason", "lifetime", "connect", "bytes_received",
+        "bytes_acked", "remarks",
     ),
     TRANSITIONS: (
         "number", "ts_ns", "after_ns", "old", "new", "owner", "remote", "bytes_received", "bytes_acked", "remarks",
@@ -57,7 +58,7 @@ def head_texts(collected: Collected, name: str) -> list[str]:
     header, summary = collected.header, collected.summary
     host = f", taken on {printable(header.host)}" if header.host else ""
     return [
-        f"{printable(name)}{host}; source {printable(summary.source)}, times exact to {duration_text(summary.resolution_ns)}",
+        f"{printable(name)}{host}; source {printable(summary.source)}, {exactness_text(summary.resolution_ns)}",
         f"{summary.events} transitions, {summary.lost_text}, {coverage_text(summary)}",
         *warning_texts(collected.summary, collected.truncated),
     ]

@@ -11,6 +11,7 @@ from tracer.analysis import Analysis, Progress
 from tracer.cadence import Cadence, Rhythm
 from tracer.clock import ClockOffset, rfc3339
 from tracer.events import EventBatch, EventFlag, is_transition, valid
+from tracer.exactness import exactness_text
 from tracer.facts import AddressFact, EndpointFact
 from tracer.findings import Finding, FindingState, Severity, Suspect
 from tracer.header import TraceHeader
@@ -79,7 +80,7 @@ def start_text(header: TraceHeader) -> list[str]:
     error = f"; wall clock within {duration_text(header.clock.error_ns)}" if header.clock else "; wall clock unknown"
     return [
         f"watching {watched}{where}",
-        f"source {printable(header.source)}, times exact to {duration_text(header.resolution_ns)}{error}",
+        f"source {printable(header.source)}, {exactness_text(header.resolution_ns)}{error}",
         f"why: {printable(header.why)}",
         *(f"addresses: {printable(line)}" for line in header.settings.get("watched", "").split("; ") if "(" in line),
     ]

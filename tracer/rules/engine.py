@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracer.events import FIELD_FLAGS, EventFlag, Events, TcpState
+from tracer.exactness import UNTIMED_NS
 from tracer.findings import Finding, FindingState, Severity
 from tracer.rows import Connections
 from tracer.rules.rule import Answer, Over, Rule, Sighting
@@ -175,6 +176,8 @@ class Engine:
     def _unable(self, rule: Rule[Any]) -> str | None:
         resolution_ns = max(self._view.resolution_ns, *self._coarse_ns.values(), 0)
         if resolution_ns > rule.resolution_ns_max:
+            if resolution_ns >= UNTIMED_NS:
+                return "the trace has no times"
             return f"times are exact to {resolution_ns / 1e9:.3g} s; it needs {rule.resolution_ns_max / 1e9:g} s"
         moments = [(name, _MOMENTS.get(name, 0)) for name in rule.needs]
         missing = [_WORDS.get(name, name) for name, at in moments if self._seen[at] and not self._flags[at] & _FLAG_OF[name]]

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 from rich.text import Text
 
+from tracer.exactness import exactness_text
 from tracer.screen.controls import Controls
 from tracer.screen.gauges import RATE_S
 from tracer.screen.numbers import span_text
 from tracer.screen.picture import Picture
 from tracer.screen.table import fitted
 from tracer.summary import Summary
-from tracer.text import duration_text, printable
+from tracer.text import printable
 
 _SEPARATOR = "  "
 _FILTER_SHOWN = 24
@@ -76,15 +77,15 @@ def _length(parts: list[_Part], chosen: list[int]) -> int:
 
 def _parts(picture: Picture, session: Session, controls: Controls) -> list[_Part]:
     headline, now = session.headline, picture.moments.text(session.now_ns)
-    source, exact = printable(headline.source), duration_text(headline.resolution_ns)
+    source, exact = printable(headline.source), exactness_text(headline.resolution_ns).removeprefix("times ")
     told = source if session.live else f"replay of {source}"
     parts = [
-        _Part((told, source, ""), 6),
-        _Part((f"exact to {exact}", f"±{exact}", ""), 3),
+        _Part((told, source, ""), 7),
+        _Part((exact, exact.replace("exact to ", "±"), ""), 3),
         _loss(headline),
         _coverage(headline),
-        _Part((now, ""), 7),
-        _Part((f"ran {span_text(session.ran_ns)}", ""), 4),
+        _Part((now, ""), 8),
+        _Part((f"ran {span_text(session.ran_ns)}", ""), 1),
     ]
     if session.paused_ns >= 0:
         parts.insert(0, _Part((f"PAUSED {span_text(session.paused_ns)}", "PAUSED", "P"), 10, "bold reverse"))
@@ -102,7 +103,7 @@ def _parts(picture: Picture, session: Session, controls: Controls) -> list[_Part
     elif controls.filter:
         parts.append(_Part((f"filter: {_shown(controls.filter)}", f"f: {_shown(controls.filter)}", "f"), 8, "bold reverse"))
     parts.append(_Part((f"by {controls.sort}", ""), 2))
-    parts += [_Part(("? help", ""), 1), _Part((f"rates: means of {RATE_S} s", ""), 0)]
+    parts += [_Part(("? help", ""), 6), _Part((f"rates: means of {RATE_S} s", ""), 0)]
     return parts
 
 
