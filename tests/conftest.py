@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from tracer.source import choose_source, probe_host
 
 REQUIRE = "REGTRACE_REQUIRE_EBPF"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests in the background of a script: processes they start must hear it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def skip_or_fail(reason: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -298,13 +298,13 @@ class TestInterrupted:
             with pipe.open("w") as capture:
                 capture.write(EMPTY)
                 capture.flush()
-                eventually((folder / "a.jsonl").exists, "the file is created")
+                eventually(lambda: len(list(folder.iterdir())) > 1, "the file is created")
                 process.send_signal(number)
                 capture.write('{"type": "clock", "ts_ns": 5}\n')
             _, stderr = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130
         assert stderr == "regtrace: interrupted\n"
-        assert not (folder / "a.jsonl").exists()
+        assert list(folder.iterdir()) == [pipe]
 
     @pytest.mark.parametrize("to", ["csv", "parquet", "perfetto"])
     def test_an_interrupted_export_leaves_nothing(self, folder: Path, to: str) -> None:
@@ -321,6 +321,49 @@ class TestInterrupted:
             os.dup2(os.open("/dev/full", os.O_WRONLY), stream.fileno())
             stream.write(b"what is still in a buffer when the file is closed")
         assert list(folder.iterdir()) == []
+
+    def test_what_is_replaced_is_there_until_the_new_file_is_whole(self, folder: Path) -> None:
+        file = folder / "a"
+        file.write_text("old")
+        with created(file, force=True) as stream:
+            stream.write(b"new")
+            stream.flush()
+            assert file.read_text() == "old"
+        assert file.read_text() == "new"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert list(folder.iterdir()) == [file]
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("no room"), OSError(5, "I/O error")])
+    def test_what_fails_leaves_the_old_file(self, folder: Path, error: BaseException) -> None:
+        (folder / "a").write_text("old")
+        with pytest.raises(type(error)) as raised, created(folder / "a", force=True) as stream:
+            stream.write(b"new")
+            raise error
+        assert raised.value is error  # of another file: not told as one of this
+        assert [file.read_text() for file in folder.iterdir()] == ["old"]
+
+    @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("target")])
+    def test_a_name_that_was_taken_meanwhile_is_refused(self, folder: Path, make: Callable[[Path], None]) -> None:
+        with pytest.raises(OutputError, match=r"exists.*--force"), created(folder / "a", force=False) as stream:
+            stream.write(b"new")
+            make(folder / "a")
+        assert list(folder.iterdir()) == [folder / "a"]
+        assert (folder / "a").is_symlink() or (folder / "a").is_dir() or (folder / "a").read_bytes() == b""
+
+    def test_force_replaces_a_link_and_not_what_it_points_to(self, folder: Path) -> None:
+        (folder / "target").write_text("mine")
+        with created(folder / "a", force=True) as stream:
+            stream.write(b"new")
+            (folder / "a").symlink_to("target")
+        assert (folder / "target").read_text() == "mine"
+        assert (folder / "a").read_text() == "new"
+        assert not (folder / "a").is_symlink()
+
+    def test_force_replaces_no_fifo_that_came_meanwhile(self, folder: Path) -> None:
+        with pytest.raises(OutputError, match="no regular file"), created(folder / "a", force=True) as stream:
+            stream.write(b"new")
+            os.mkfifo(folder / "a")
+        assert [file.is_fifo() for file in folder.iterdir()] == [True]
 
 
 class TestMissing:

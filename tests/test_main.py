@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -23,6 +25,7 @@ from bpf.syscall import loaded_programs
 from tests.live import PATIENCE_S, ROOT, ordinary_user, serving
 from tests.test_captures import SUFFIXES, batch_of, events_of, read, write
 from tracer.captures import FORMAT_VERSION
+from tracer.commands.watch import _warn
 from tracer.main import main
 from tracer.options import build_parser
 
@@ -353,6 +356,12 @@ def _readable_by_all(content: bytes, suffix: str) -> Iterator[Path]:
 
 
 class TestStandardOutput:
+    def test_a_warning_that_nobody_can_be_told_ends_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as full:
+            monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(full, write_through=True))
+            _warn("something is odd")
+            sys.stderr.detach()  # type: ignore[attr-defined]
+
     @pytest.mark.parametrize("json_option", [(), ("--json",)], ids=["text", "json"])
     def test_a_reader_that_left_is_no_traceback(self, capture: Path, json_option: tuple[str, ...]) -> None:
         with _closed_pipe() as stdout:
@@ -581,6 +590,27 @@ class TestLive:
             command.wait()
             eventually(lambda: not held & {number for number, _, _ in loaded_programs()}, "the kernel has freed the program")
             eventually(lambda: not command.left_behind(), "every process of the recorder has ended")
+
+    @pytest.mark.slow
+    def test_a_recorder_outlives_its_terminal(self, tmp_path: Path) -> None:
+        master, slave = pty.openpty()
+        with serving(hang_up) as port:
+            command = [sys.executable, "-m", "tracer", "record", str(tmp_path / "a.arrows"), f"--registry=127.0.0.1:{port}"]
+            variables = environment(TERM="xterm-256color")
+            process = subprocess.Popen(
+                command, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=variables, start_new_session=True
+            )
+            os.close(slave)
+            shown = b""
+            while b"\x1b[?1049h" not in shown:
+                shown += os.read(master, 65536)
+            os.close(master)
+            connect(port, times=20)
+            time.sleep(1.5)  # for a picture with them to be due
+            connect(port, times=20)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
+        assert sum(line["type"] == "connection" for line in replayed(tmp_path / "a.arrows")) == 40
 
     def test_a_recorder_that_ended_leaves_a_whole_private_capture(self, tmp_path: Path) -> None:
         trace = tmp_path / "a.arrows"

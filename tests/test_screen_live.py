@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 import termios
@@ -13,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -44,13 +49,15 @@ class Line:
         self._master, self.slave = pty.openpty()
         self.modes = termios.tcgetattr(self.slave)
         self._seen = b""
+        self._hung_up = False
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
     def _read(self) -> None:
         with suppress(OSError):  # EIO: the other end was closed
-            while data := os.read(self._master, 65536):
+            while not self._hung_up and (data := os.read(self._master, 65536)):
                 self._seen += data
+        os.close(self._master)
 
     def type(self, data: bytes) -> None:
         os.write(self._master, data)
@@ -68,10 +75,15 @@ class Line:
             time.sleep(0.001)
         return self.seen().rpartition(mark)[0]
 
+    def hang_up(self) -> None:
+        """Nobody is at the other end any more."""
+        self._hung_up = True
+        os.write(self.slave, b".")  # the reader waits for something
+        self._reader.join(PATIENCE_S)
+
     def close(self) -> None:
         os.close(self.slave)
         self._reader.join(PATIENCE_S)
-        os.close(self._master)
 
 
 @pytest.fixture
@@ -126,6 +138,75 @@ def test_whatever_ends_it_the_terminal_is_given_back(error: BaseException, line:
     assert line.all().count(TAKE) == line.all().count(GIVE_BACK) == 1
     assert "\x1b[?25h" in line.all().rpartition(TAKE)[2]
     assert "\x1b[?7h" in line.all().rpartition(TAKE)[2]
+    assert termios.tcgetattr(line.slave) == line.modes
+
+
+def test_a_trace_outlives_its_terminal(line: Line, report: LiveReport) -> None:
+    nowhere = Path(os.devnull).stat()
+    sent = 0
+
+    def batches() -> Iterator[EventBatch]:
+        nonlocal sent
+        for batch in standing(line, line.hang_up):
+            events = trying()
+            events["ts_ns"] += sent * 100_000_000_000  # a picture that stands would not be written again
+            sent += 1
+            yield replace(batch, events=events)
+            if os.path.samestat(os.fstat(line.slave), nowhere):  # what is written goes there from now on
+                return
+
+    others = Counting(1 << 30)
+    analysis = replayed(batches(), others, report)
+    assert others.batches == sent
+    assert others.finished
+    assert analysis.summary().events == sent * len(trying())
+
+
+def test_another_failure_of_the_terminal_is_one(line: Line, report: LiveReport, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: Terminal, _text: str) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(Terminal, "show", fail)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        replayed(standing(line), report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_replay_whose_terminal_hangs_up_ends_cleanly(number: signal.Signals, line: Line, tmp_path: Path) -> None:
+    capture = trace_of(REPLAYS / "lab-loop-429")
+    command = [sys.executable, "-m", "tracer", "replay", str(capture), "--speed", "1"]
+    variables = os.environ | {"TERM": "xterm-256color"}
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(
+            command, stdin=line.slave, stdout=line.slave, stderr=stderr, cwd=ROOT, env=variables, start_new_session=True
+        )
+    end_s = time.monotonic() + PATIENCE_S
+    while TAKE not in line.seen():
+        assert time.monotonic() < end_s
+        time.sleep(POLL_S)
+    line.hang_up()
+    process.send_signal(number)
+    assert process.wait(PATIENCE_S) == 0
+    assert (tmp_path / "stderr").read_text() == ""
+
+
+def test_after_a_key_that_could_not_be_read_the_modes_come_back(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_descriptor: int, _size_bytes: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    made = Terminal(line.slave, line.slave)
+    assert made.take()
+    line.type(b"x")
+    end_s = time.monotonic() + PATIENCE_S
+    while not select.select([line.slave], [], [], POLL_S)[0]:
+        assert time.monotonic() < end_s
+    with monkeypatch.context() as patched:
+        patched.setattr("tracer.screen.terminal.os.read", fail)
+        assert made.pressed() == []
+    assert made.pressed() == []  # nobody asks again
+    assert termios.tcgetattr(line.slave) != line.modes
+    made.close()
     assert termios.tcgetattr(line.slave) == line.modes
 
 
@@ -195,14 +276,17 @@ class Counting:
 
     def __init__(self, polls: int) -> None:
         self.polls, self._most = 0, polls
+        self.batches, self.finished = 0, False
 
     def start(self, header: TraceHeader) -> None: ...
 
-    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None: ...
+    def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
+        self.batches += batch.source != ""  # what the analysis says at its end comes with none
 
     def tick(self, analysis: Analysis) -> None: ...
 
-    def finish(self, analysis: Analysis, truncated: str | None) -> None: ...
+    def finish(self, analysis: Analysis, truncated: str | None) -> None:
+        self.finished = True
 
     def poll(self, analysis: Analysis) -> bool:
         self.polls += 1

@@ -200,6 +200,32 @@ def test_a_stop_that_nobody_can_catch_is_followed_by_a_whole_picture(shell: Term
     assert_as_before(shell, tmp_path)
 
 
+def stopped(on: Terminal, folder: Path) -> None:
+    """A replay in real time that nobody could tell of being stopped."""
+    replay(on, "& echo $! > pid; fg")
+    on.run("run-shell", f"kill -STOP $(cat {folder}/pid)")
+    on.shows("Stopped")
+
+
+@pytest.mark.slow
+def test_after_such_a_stop_it_goes_on_in_the_background_too(shell: Terminal, tmp_path: Path) -> None:
+    stopped(shell, tmp_path)
+    shell.type("clear; bg; sleep 2; jobs")
+    shell.shows("Running")
+    shell.type("fg")
+    shell.until("the picture", lambda: shell.screen().startswith("replay of ebpf"))
+    shell.press("q")
+    shell.shows("still open")
+    assert_as_before(shell, tmp_path)
+
+
+@pytest.mark.slow
+def test_after_such_a_stop_it_can_be_ended(shell: Terminal, tmp_path: Path) -> None:
+    stopped(shell, tmp_path)
+    shell.type("clear; kill %1; wait %1; echo code $?")
+    shell.shows("code 0")
+
+
 @pytest.mark.slow
 def test_a_trace_that_is_over_at_once_shows_no_picture(shell: Terminal) -> None:
     shell.type(f"clear; {sys.executable} -m tracer replay {LASTING}")

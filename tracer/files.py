@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -24,9 +25,59 @@ def create_private(path: Path, force: bool) -> int:
     """
     if force:
         _remove_replaceable(path)
+    return _create(path, path)
+
+
+def create_beside(path: Path, force: bool) -> tuple[int, Path]:
+    """Create a file like `create_private`, in the same directory, that takes the place of another once it is whole.
+
+    Args:
+        path: the place it is for; what is there stays until `put_in_place`.
+        force: whether something may be there.
+
+    Returns:
+        Its descriptor, and where it is.
+
+    Raises:
+        OutputError: the place is taken (without `force`, or by what is no regular file or link), or nothing can be created there.
+    """
+    refuse_existing(path, force)
+    _is_replaceable(path)
+    beside = path.with_name(f".regtrace-{secrets.token_hex(8)}")
+    return _create(beside, path), beside
+
+
+def put_in_place(beside: Path, path: Path, force: bool) -> None:
+    """Give a file of `create_beside` its name, in place of what `force` allows to be replaced.
+
+    Raises:
+        OutputError: the place was taken meanwhile, or the file system refuses; both files are as they were.
+    """
+    if force:
+        _is_replaceable(path)
+        _rename(beside, path)
+        return
+    # Not every file system has hard links: an empty file claims the name, if nobody has it.
+    os.close(_create(path, path))
+    try:
+        _rename(beside, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _rename(beside: Path, path: Path) -> None:
+    try:
+        beside.rename(path)
+    except OSError as error:
+        raise OutputError(f"{path} can't be replaced: {error.strerror}") from error
+
+
+def _create(file: Path, path: Path) -> int:
+    """Create a private file, for a place that errors name."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(file, flags, 0o600)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
@@ -37,7 +88,7 @@ def create_private(path: Path, force: bool) -> int:
             os.fchown(fd, *owner)
         except OSError as error:
             os.close(fd)
-            path.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             raise OutputError(f"{path} can't be given to the user behind sudo: {error.strerror}") from error
     return fd
 
@@ -67,18 +118,25 @@ def _exists(path: Path) -> OutputError:
 
 
 def _remove_replaceable(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
+    if not _is_replaceable(path):
         return
-    except OSError as error:
-        raise OutputError(f"{path} can't be looked at: {error.strerror}") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        raise OutputError(f"{path} is no regular file; --force replaces regular files and links only")
     try:
         path.unlink()
     except OSError as error:
         raise OutputError(f"{path} can't be replaced: {error.strerror}") from error
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether there is something that may be replaced; False: there is nothing. Anything else is an error."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise OutputError(f"{path} can't be looked at: {error.strerror}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise OutputError(f"{path} is no regular file; --force replaces regular files and links only")
+    return True
 
 
 def _person_behind_sudo() -> tuple[int, int] | None:

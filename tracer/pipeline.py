@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -80,24 +80,33 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGHUP, so that a trace ends cleanly. A second SIGINT is Python's own KeyboardInterrupt."""
+    """Set by SIGINT, SIGTERM and SIGHUP, so that a trace ends cleanly. A second SIGINT is Python's own KeyboardInterrupt.
+
+    What was ignored when it began to listen stays ignored: nohup asks for that, and scripts for their jobs in the background.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @contextmanager
     def on_signals(self) -> Iterator[Stop]:
         """Listen to the signals while inside."""
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+        for number in self._before:
+            signal.signal(number, self._handle)
         try:
             yield self
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number, handler in self._before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: of no Python code
+            self._before = {}
 
 
 def run_live(  # noqa: C901 - two inner functions, whose branches count as its own

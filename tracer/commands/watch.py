@@ -88,8 +88,9 @@ def follow(
 
 
 def _warn(text: str) -> None:
-    """Something that ends nothing, and that one should know."""
-    sys.stderr.write(f"regtrace: {printable(text)}\n")
+    """Something that ends nothing, and that one should know, if anybody is there."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"regtrace: {printable(text)}\n")
 
 
 def _ask_for_priority() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from rich.console import Console
@@ -70,8 +72,9 @@ class LiveReport:
     def start(self, header: TraceHeader) -> None:
         """Say what is watched."""
         self._clock = header.clock
-        for line in start_text(header):
-            self._console.print(Text(line), soft_wrap=True)
+        with self._hangup_survived():
+            for line in start_text(header):
+                self._console.print(Text(line), soft_wrap=True)
         self._started_s = self._drawn_s = time.monotonic()
 
     def batch(self, batch: EventBatch, progress: Progress, analysis: Analysis) -> None:
@@ -101,7 +104,11 @@ class LiveReport:
 
     def poll(self, analysis: Analysis) -> bool:
         """Hear keys and signals, and draw what is due; False once somebody has pressed q."""
-        now_s = time.monotonic()
+        with self._hangup_survived():
+            self._attend(analysis, time.monotonic())
+        return not self._controls.quit
+
+    def _attend(self, analysis: Analysis, now_s: float) -> None:
         if self._terminal.poll():
             self._painter.forget()
         if not self._terminal.taken:  # a job in the background: nobody would see what is held back
@@ -111,11 +118,10 @@ class LiveReport:
         for key in self._terminal.pressed():
             self._press(key, analysis, now_s)
         if self._controls.quit:
-            return False
+            return
         if now_s - self._drawn_s >= self._due_s() and self._terminal.take() and self._terminal.ready():
             self._notices.take()
             self._draw(analysis, now_s)
-        return True
 
     def _due_s(self) -> float:
         """How long after the last picture, or after the start, the next one is due."""
@@ -145,7 +151,11 @@ class LiveReport:
     def finish(self, analysis: Analysis, truncated: str | None) -> None:
         """Give the terminal back, and leave what was found and the summary on it."""
         self._terminal.close()
-        self._notices.give_back()
+        with self._hangup_survived():
+            self._notices.give_back()
+            self._leave(analysis, truncated)
+
+    def _leave(self, analysis: Analysis, truncated: str | None) -> None:
         for finding in self._findings.values():
             # What was on the screen is gone, so that it is told whole, also if it is over by now.
             told = [replace(finding, state=FindingState.OPEN), *([finding] if finding.state is FindingState.CLOSED else [])]
@@ -153,6 +163,16 @@ class LiveReport:
                 self._console.print(Text(text), soft_wrap=True)
         for line in summary_texts(analysis.summary(), truncated):
             self._console.print(Text(line), soft_wrap=True)
+
+    @contextmanager
+    def _hangup_survived(self) -> Iterator[None]:
+        """Whoever records the trace goes on without the terminal, and the end is as clean as any."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._terminal.lose()
 
     def _moment_ns(self) -> int:
         """What time it is: now, or event time in a replay."""

@@ -16,6 +16,7 @@ import signal
 import sys
 import termios
 import tty
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -26,6 +27,7 @@ _LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 _ENDING = (signal.SIGTSTP, signal.SIGQUIT)
 """Stop or end the process by default: the terminal is given back before that."""
 _READ_BYTES = 4096
+_STDERR = 2
 _SIZE = os.terminal_size((80, 24))
 """Where a terminal has none (a serial line)."""
 
@@ -42,6 +44,8 @@ class Terminal:
         """
         self._output = output
         self._keyboard = keyboard
+        self._hears = True  # whether there are keys to come
+        self._gone = False
         self._keys = KeyReader()
         self._taken = False
         self._modes: list[Any] | None = None
@@ -55,10 +59,10 @@ class Terminal:
         return self._taken
 
     def take(self) -> bool:
-        """Take it, unless somebody else has it (this is a job in the background); whether it is taken now."""
+        """Take it, unless somebody else has it (this is a job in the background) or it is gone; whether it is taken now."""
         if self._taken:
             return True
-        if not _in_foreground(self._output):
+        if self._gone or not self._is_ours():
             return False
         self._listen()
         self._taken = True
@@ -67,19 +71,35 @@ class Terminal:
         return True
 
     def give_back(self) -> None:
-        """As it was. A terminal that is gone is nobody's concern."""
+        """As it was. A terminal that is gone, or that somebody else has by now, is nobody's concern."""
         if not self._taken:
             return
         self._taken = False
+        if not self._is_ours():
+            return
+        with _not_stopped():
+            try:
+                if self._modes is not None and self._keyboard is not None:
+                    with contextlib.suppress(termios.error, OSError):
+                        termios.tcflush(self._keyboard, termios.TCIFLUSH)  # a key too many is no command for the shell
+                        # At once, even if Ctrl-S holds the output.
+                        termios.tcsetattr(self._keyboard, termios.TCSANOW, self._modes)
+            finally:
+                self._modes = None
+                with contextlib.suppress(OSError):
+                    self._write(_LEAVE)
+
+    def lose(self) -> None:
+        """It hung up: never take it again. What is still written to it, or to standard error on it, goes nowhere."""
+        self._taken, self._gone = False, True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
-            if self._modes is not None and self._keyboard is not None:
-                with contextlib.suppress(termios.error, OSError):
-                    termios.tcflush(self._keyboard, termios.TCIFLUSH)  # a key too many is no command for the shell
-                    termios.tcsetattr(self._keyboard, termios.TCSANOW, self._modes)  # at once, even if Ctrl-S holds the output
+            with contextlib.suppress(OSError):  # there may be no standard error
+                if os.path.sameopenfile(self._output, _STDERR):
+                    os.dup2(nowhere, _STDERR)
+            os.dup2(nowhere, self._output)
         finally:
-            self._modes = None
-            with contextlib.suppress(OSError):
-                self._write(_LEAVE)
+            os.close(nowhere)
 
     def close(self) -> None:
         """Give it back for good."""
@@ -90,13 +110,17 @@ class Terminal:
 
     def poll(self) -> bool:
         """Do what signals ask for; whether the screen has to be drawn anew because of them."""
+        if self._taken and not self._is_ours():
+            # SIGSTOP gave no time to give it back, and this went on in the background. To touch the terminal would stop it again;
+            # the shell has set it for itself. The modes it had at first are still those to give back, once it is taken again.
+            self._taken, self._continued = False, True
         if self._noted is not None:
             number, self._noted = self._noted, None
             self.give_back()
             self._as_by_default(number)
         if self._continued:
             self._continued = False
-            if self._taken:  # SIGSTOP gave no time to give it back, and the shell has set it for itself since
+            if self._taken:  # stopped by SIGSTOP too, and in the foreground again
                 self._write(_ENTER)
                 self._set_cbreak()
             return True
@@ -104,7 +128,7 @@ class Terminal:
 
     def pressed(self) -> list[str]:
         """What was pressed since the last time; never waits."""
-        if not self._taken or self._keyboard is None or self._modes is None:
+        if not self._taken or self._keyboard is None or self._modes is None or not self._hears:
             return []
         ready, _, _ = select.select([self._keyboard], [], [], 0)
         if not ready:
@@ -114,7 +138,7 @@ class Terminal:
         except OSError:  # it hung up, or this has become a job in the background
             data = b""
         if not data:
-            self._keyboard = None
+            self._hears = False
         return self._keys.feed(data)
 
     def size(self) -> os.terminal_size:
@@ -145,14 +169,20 @@ class Terminal:
     def _take_keyboard(self) -> None:
         if self._keyboard is None:
             return
+        self._hears = True
         with contextlib.suppress(termios.error, OSError):
-            self._modes = termios.tcgetattr(self._keyboard)
+            if self._modes is None:
+                self._modes = termios.tcgetattr(self._keyboard)
             self._set_cbreak()
 
     def _set_cbreak(self) -> None:
         if self._keyboard is not None and self._modes is not None:
             with contextlib.suppress(termios.error, OSError):
                 tty.setcbreak(self._keyboard, termios.TCSANOW)
+
+    def _is_ours(self) -> bool:
+        """Whether this process may touch it: a shell has not put it into the background."""
+        return all(_in_foreground(each) for each in (self._output, self._keyboard) if each is not None)
 
     def _listen(self) -> None:
         if self._handlers:
@@ -176,9 +206,19 @@ class Terminal:
         signal.signal(number, self._note)
 
 
-def _in_foreground(output: int) -> bool:
-    """Whether this process may write to the terminal's screen: a shell has not put it into the background."""
+def _in_foreground(descriptor: int) -> bool:
+    """Whether the terminal is this process group's."""
     try:
-        return os.tcgetpgrp(output) == os.getpgrp()
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
     except OSError:  # not the terminal that controls this process: nobody takes turns there
         return True
+
+
+@contextlib.contextmanager
+def _not_stopped() -> Iterator[None]:
+    """Whoever is put into the background just now is not stopped for touching the terminal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
