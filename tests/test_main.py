@@ -567,6 +567,7 @@ class TestLive:
             os.killpg(process.pid, 0)
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.slow
     def test_a_killed_recorder_leaves_what_was_before_its_last_second(self, suffix: str, tmp_path: Path) -> None:
         trace = tmp_path / f"trace{suffix}"
         with (
@@ -665,6 +666,7 @@ class TestLive:
         assert_one_line(without_source_line(done.stderr))
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
+    @pytest.mark.slow
     def test_a_full_disk_ends_a_recording_and_keeps_what_was_written(self, suffix: str, small_disk: Path, tmp_path: Path) -> None:
         trace = small_disk / f"trace{suffix}"
         with (

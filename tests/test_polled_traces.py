@@ -135,6 +135,7 @@ def through_looks(rule: str, period_ms: int, with_records: bool) -> tuple[Verdic
 
 
 @pytest.mark.parametrize("rule", sorted(set(TALES) - NEEDS_ERRNO))
+@pytest.mark.slow
 def test_with_records_and_quick_looks_the_same_rules_speak(rule: str) -> None:
     whole, found = through_looks(rule, 50, with_records=True)
     assert found.rules == whole.rules - NEEDS_ERRNO - TOO_SHORT.get(rule, set())
@@ -148,7 +149,9 @@ def test_a_rule_that_needs_what_no_look_shows_abstains_and_says_so(rule: str) ->
 
 
 @pytest.mark.parametrize("rule", sorted(TALES))
-@pytest.mark.parametrize(("period_ms", "with_records"), [(450, True), (50, False), (450, False)])
+@pytest.mark.parametrize(
+    ("period_ms", "with_records"), [(450, True), pytest.param(50, False, marks=pytest.mark.slow), (450, False)]
+)
 def test_nothing_is_found_through_looks_that_is_not_in_the_trace(rule: str, period_ms: int, with_records: bool) -> None:
     whole, found = through_looks(rule, period_ms, with_records)
     assert found.rules <= whole.rules

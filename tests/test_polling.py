@@ -73,6 +73,7 @@ def test_what_was_open_before_is_adopted_with_its_owner(source: str) -> None:
     assert row["comm"] == Path("/proc/self/comm").read_text().strip()
 
 
+@pytest.mark.slow
 def test_a_connection_that_lives_long_enough_is_seen_with_its_owner(source: str) -> None:
     with serving(answer_and_wait) as port:
         running = watching(source, port)
@@ -183,6 +184,7 @@ def test_the_summary_has_the_totals_of_the_kernel(source: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".arrows", ".jsonl"])
+@pytest.mark.slow
 def test_a_replay_says_what_was_said_live(source: str, suffix: str, tmp_path: Path) -> None:
     trace = tmp_path / f"t{suffix}"
     with serving(answer) as port, ask(port):
@@ -353,6 +355,7 @@ def inside() -> Iterator[subprocess.Popen[str]]:
 
 
 @needs_root
+@pytest.mark.slow
 def test_a_connection_in_another_network_namespace_is_seen_with_its_owner(source: str, inside: subprocess.Popen[str]) -> None:
     assert inside.stdin is not None
     assert inside.stdout is not None
@@ -369,6 +372,7 @@ def test_a_connection_in_another_network_namespace_is_seen_with_its_owner(source
 
 
 @needs_root
+@pytest.mark.slow
 def test_where_a_namespace_may_not_be_entered_it_is_seen_through_proc_and_that_is_said(inside: subprocess.Popen[str]) -> None:
     assert inside.stdin is not None
     assert inside.stdout is not None
@@ -391,6 +395,7 @@ def test_where_a_namespace_may_not_be_entered_it_is_seen_through_proc_and_that_i
 
 
 @needs_root
+@pytest.mark.slow
 def test_connections_end_with_their_namespace(source: str, inside: subprocess.Popen[str]) -> None:
     assert inside.stdin is not None
     assert inside.stdout is not None
@@ -408,6 +413,7 @@ def test_connections_end_with_their_namespace(source: str, inside: subprocess.Po
 
 
 @needs_root
+@pytest.mark.slow
 def test_a_namespace_that_begins_while_it_is_watched_counts(source: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -454,7 +460,7 @@ def test_a_search_of_all_processes_is_paid_for_before_the_next(monkeypatch: pyte
     def slow(finder: OwnerFinder, wanted: list[int], **how: bool) -> Owners:
         everywhere.append(how.get("everywhere", True))
         if everywhere[-1]:
-            spin_until = time.thread_time_ns() + 30_000_000
+            spin_until = time.thread_time_ns() + 500_000_000  # each look pays for as much as it costs itself: far less
             while time.thread_time_ns() < spin_until:
                 pass
         return find(finder, wanted, **how)
@@ -464,11 +470,9 @@ def test_a_search_of_all_processes_is_paid_for_before_the_next(monkeypatch: pyte
     with serving(answer_and_wait) as port, closing(source):
         source.watch([(Remote(netlink.V4_MAPPED + bytes([127, 0, 0, 1]), 128, port), 1)])
         source.start()
-        started_s = time.monotonic()
         for _ in range(12):
             with ask(port):
                 source.read(at_once=True)
-        lasted_s = time.monotonic() - started_s
     assert everywhere[0] is True
-    assert everywhere.count(True) <= 2 + lasted_s / (0.03 / 0.02)  # 30 ms are 2 % of a second and a half
+    assert everywhere.count(True) <= 2
     assert len(everywhere) >= 8

@@ -38,6 +38,7 @@ def test_as_many_faults_are_named_as_the_readme_says_but_one(evidence: list[Scor
     assert sum(entry.named for entry in evidence if entry.in_tcp) >= NAMED_MIN
 
 
+@pytest.mark.slow
 def test_roles_change_nothing_for_the_worse(evidence: list[Score]) -> None:
     told = {entry.scenario for entry in evidence if entry.named}
     learnt = {entry.scenario for entry in scores(REPLAYS, "evidence", roles_known=False) if entry.named}

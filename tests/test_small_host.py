@@ -21,7 +21,9 @@ LEARNT = f"{CDN}:8443"
 LISTED = f"{REGISTRY}:5000"
 
 
-@pytest.fixture(scope="module", params=[pytest.param("ebpf", marks=pytest.mark.ebpf), "polled"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("ebpf", marks=pytest.mark.ebpf), pytest.param("polled", marks=pytest.mark.slow)]
+)
 def told(request: pytest.FixtureRequest) -> Iterator[list[dict[str, Any]]]:
     """What regtrace said, and what was done."""
     command = ["unshare", "--net", "--mount", sys.executable, "-m", "tests.small_host", request.param]
